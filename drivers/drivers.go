@@ -1,0 +1,82 @@
+// Package drivers is the contract between the agent and the devices of a store, the
+// registry of drivers, and the supervisor that keeps a driver running: it reopens a port
+// that was lost, with growing pauses, and reports the device's state.
+//
+// A driver is the constants of a wire format with the manual's page, a pure codec that is
+// fuzzed, and a dull Run.
+package drivers
+
+import (
+	"context"
+	"time"
+
+	"github.com/storelay/storelay/protocol"
+)
+
+// A Spec is one device of the agent's configuration.
+type Spec struct {
+	ID       string         // unique in the store
+	Driver   string         // a name in the Registry
+	Port     string         // device path, COM3, by-id:NAME or usb:VID:PID[:SERIAL]
+	Settings map[string]any // the driver's own keys
+}
+
+// A Driver speaks to one device until ctx ends or the device is lost.
+type Driver interface {
+	// Run opens the device, reads it and emits what it says. It returns when ctx is done or
+	// when the port must be opened again; the supervisor decides when. An error may be a
+	// *Fault, which carries a hint for a person.
+	Run(ctx context.Context, host Host) error
+}
+
+// An Opener is a driver of a cash drawer: it can be told to open it.
+type Opener interface {
+	Driver
+	// Open sends the opening pulse and returns when the device has it; the events follow
+	// through Host.Emit. ErrOffline when the device is not there.
+	Open(ctx context.Context, command OpenCommand) error
+	// Opened says whether the drawer is open; known is false when it has no switch, or has
+	// not said yet.
+	Opened() (open, known bool)
+}
+
+// An OpenCommand says why a drawer is opened; it goes into the event.
+type OpenCommand struct {
+	Reason    string // reason code of the till, such as sale, change, noSale
+	Reference string // the transaction it goes with, if any
+	Operator  string
+}
+
+// A Host is what the agent gives to one running driver.
+type Host interface {
+	// Emit accepts a record: when it returns nil, body and state are on disk, both or
+	// neither. State is what the driver wants back from State at its next start; nil leaves
+	// it as it was. On an error nothing was accepted: the driver keeps its totals and tries
+	// again with the next reading.
+	Emit(ctx context.Context, kind protocol.Kind, body any, state []byte) error
+	// State is the state of the last accepted Emit, nil at the very first start.
+	State() ([]byte, error)
+	// Online reports that the device answers. Cheap: call it at every good frame.
+	Online()
+	// Note counts something worth showing on the store PC's page, such as noise.
+	Note(what string)
+	// Now is the time; drivers use no other clock.
+	Now() time.Time
+}
+
+// A Fault is an error about a device, with a hint for the person in the shop.
+type Fault struct {
+	Device string
+	Err    error
+	Hint   string
+}
+
+func (f *Fault) Error() string {
+	s := "device " + f.Device + ": " + f.Err.Error()
+	if f.Hint != "" {
+		s += " (" + f.Hint + ")"
+	}
+	return s
+}
+
+func (f *Fault) Unwrap() error { return f.Err }

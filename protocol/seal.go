@@ -1,0 +1,25 @@
+package protocol
+
+import "encoding/json"
+
+// A Seal is the body of an epoch's first record. It closes the epoch before at the last
+// position that was known durable, so that nothing can be slipped in behind it.
+type Seal struct {
+	BootID   string            `json:"bootId"`             // of the operating system's run
+	Versions map[string]string `json:"versions,omitempty"` // agent, go, os
+	Before   *Mark             `json:"before"`             // end of the epoch before; null = this is the agent's first
+	Forked   bool              `json:"forked,omitempty"`   // the epoch before forked: nothing behind Before is waited for
+}
+
+// DecodeSeal reads the body of a KindSeal record. Errors are Faults.
+func DecodeSeal(body []byte) (Seal, error) {
+	var s Seal
+	if err := json.Unmarshal(body, &s); err != nil {
+		return Seal{}, typeFault(err)
+	}
+	var faults Faults
+	if s.Before != nil && !s.Before.Epoch.Valid() {
+		faults.Add("before.epoch", "", "want 32 hex digits, got %q", s.Before.Epoch)
+	}
+	return s, faults.Err()
+}
