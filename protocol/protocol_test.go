@@ -324,3 +324,22 @@ func FuzzDecodeBatch(f *testing.F) {
 		}
 	})
 }
+
+func TestAStoresSettingsNameWhatIsWrong(t *testing.T) {
+	good := Store{ID: "0001", Zone: "Europe/Stockholm", CutOff: "04:30", Currency: "SEK"}
+	if err := good.Validate(); err != nil {
+		t.Fatal(err)
+	}
+	if rule, err := good.Rule(); err != nil || rule.CutOff != 4*time.Hour+30*time.Minute || rule.Zone.String() != good.Zone {
+		t.Errorf("rule %+v, %v", rule, err)
+	}
+	bad := Store{ID: "a b", Zone: "Mars/Olympus", CutOff: "4:30", Currency: "KRO"}
+	var fields []string
+	faults, _ := bad.Validate().(Faults)
+	for _, f := range faults {
+		fields = append(fields, f.Field)
+	}
+	if want := []string{"id", "zone", "cutOff", "currency"}; !reflect.DeepEqual(fields, want) {
+		t.Errorf("faults at %v, want %v", fields, want)
+	}
+}
