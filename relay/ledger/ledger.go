@@ -103,13 +103,7 @@ type TenderSum struct {
 }
 
 // A Store is a shop of the chain. Zone and CutOff give its business day.
-type Store struct {
-	ID       string `json:"id"`
-	Name     string `json:"name"`
-	Zone     string `json:"zone"`     // IANA, Europe/Stockholm
-	CutOff   string `json:"cutOff"`   // HH:MM
-	Currency string `json:"currency"` // ISO 4217
-}
+type Store = protocol.Store
 
 // An AgentRow is what the relay knows of an agent.
 type AgentRow struct {

@@ -1,0 +1,315 @@
+package ledger
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"time"
+
+	"github.com/storelay/storelay/protocol"
+)
+
+// A group is one transaction over one chain: what it read under the chain's lock, and what
+// it is going to write.
+type group struct {
+	chain string
+	id    int64
+	jobs  []*job
+	at0   int64 // microseconds, when the group was received
+
+	// Under the lock.
+	head, lastStream, lastQuarantined, feedVersion int64
+	incarnation                                    int64
+	agents                                         map[agentKey]*agent
+	streams                                        map[streamKey]*stream
+	sales                                          map[saleKey]*known
+	voids                                          map[saleKey]bool
+	numbers                                        map[numberKey]*number
+	resent                                         map[resentKey]bool
+
+	changes
+}
+
+type agentKey struct{ store, agent string }
+
+type agent struct {
+	state   string
+	streams bool // has any
+	fresh   bool // has no row yet
+}
+
+type streamKey struct {
+	store, agent string
+	epoch        protocol.Epoch
+}
+
+type stream struct {
+	key     streamKey
+	id      int64 // 0 = no row yet
+	through uint64
+	hash    protocol.Hash
+	sealed  int64   // -1 = open
+	items   []*item // what this group appended, up to through
+	moved   bool
+}
+
+// A known transaction is in the ledger, or on its way in this group.
+type known struct {
+	pos    int64
+	kind   protocol.TransactionType
+	body   []byte
+	share  *share // in this group
+	row    int    // in changes.sales; -1 = in the database
+	voided bool
+}
+
+type numberKey struct {
+	store string
+	kind  protocol.TransactionType
+}
+
+type number struct {
+	last  int64
+	moved bool
+}
+
+type resentKey struct {
+	streamKey
+	seq    uint64
+	sha256 protocol.Hash
+}
+
+func newGroup(chain string, id int64, jobs []*job, now time.Time) *group {
+	return &group{
+		chain: chain, id: id, jobs: jobs, at0: now.UnixMicro(),
+		agents:  map[agentKey]*agent{},
+		streams: map[streamKey]*stream{},
+		sales:   map[saleKey]*known{},
+		voids:   map[saleKey]bool{},
+		numbers: map[numberKey]*number{},
+		resent:  map[resentKey]bool{},
+		changes: newChanges(),
+	}
+}
+
+// stream gives a stream's state; one that has no row stands at its genesis.
+func (g *group) stream(from protocol.Origin, epoch protocol.Epoch) *stream {
+	key := streamKey{from.Store, from.Agent, epoch}
+	s := g.streams[key]
+	if s == nil {
+		s = &stream{key: key, sealed: -1, hash: protocol.Genesis(g.chain, from.Store, from.Agent, epoch)}
+		g.streams[key] = s
+	}
+	return s
+}
+
+// lock takes the chain's row and reads, in the same round trip, what the jobs are going to
+// be compared with.
+func (g *group) lock(ctx context.Context, t tx, lock string) error {
+	agents, streams := newRows("itt"), newRows("ittt")
+	sales, numbers, resent := newRows("ittti"), newRows("itt"), newRows("itttii")
+	seenSale, seenNumber := map[saleKey]bool{}, map[numberKey]bool{}
+	wantStream := func(from protocol.Origin, epoch protocol.Epoch) {
+		key := streamKey{from.Store, from.Agent, epoch}
+		if g.streams[key] == nil && epoch.Valid() {
+			g.stream(from, epoch)
+			streams.add(g.id, from.Store, from.Agent, string(epoch))
+		}
+	}
+	wantSale := func(key saleKey) {
+		if !seenSale[key] {
+			seenSale[key] = true
+			sales.add(g.id, key.store, key.day, key.workstation, key.sequence)
+		}
+	}
+	for _, j := range g.jobs {
+		key := agentKey{j.from.Store, j.from.Agent}
+		if g.agents[key] == nil {
+			g.agents[key] = &agent{state: AgentActive, fresh: true}
+			agents.add(g.id, key.store, key.agent)
+		}
+		if j.refuse != "" {
+			continue
+		}
+		wantStream(j.from, j.epoch)
+		if before := j.seal.Before; before != nil {
+			wantStream(j.from, before.Epoch)
+		}
+		resent.add(g.id, j.from.Store, j.from.Agent, string(j.epoch), int64(j.first), int64(j.last()))
+		for _, it := range j.items {
+			if was := it.record.Was; was != nil && it.cause == "" {
+				wantStream(j.from, was.Epoch)
+				resent.add(g.id, j.from.Store, j.from.Agent, string(was.Epoch), int64(was.Seq), int64(was.Seq))
+			}
+			if it.sale == nil {
+				continue
+			}
+			wantSale(it.sale.key)
+			if it.sale.voids != nil {
+				wantSale(*it.sale.voids)
+			}
+			if n := (numberKey{it.sale.key.store, it.sale.kind}); !seenNumber[n] {
+				seenNumber[n] = true
+				g.numbers[n] = &number{}
+				numbers.add(g.id, n.store, string(n.kind))
+			}
+		}
+	}
+	return t.run(ctx, false,
+		statement{
+			text: "SELECT head, streams, quarantined, feed_version FROM chains WHERE id = $1" + lock,
+			args: []any{g.id},
+			scan: func(row scanner) error {
+				return row.Scan(&g.head, &g.lastStream, &g.lastQuarantined, &g.feedVersion)
+			},
+		},
+		statement{
+			text: "SELECT incarnation FROM ledger",
+			scan: func(row scanner) error { return row.Scan(&g.incarnation) },
+		},
+		statement{
+			text: keyed("chain, store, agent", `SELECT a.store, a.agent, a.state,
+				CASE WHEN EXISTS (SELECT 1 FROM streams s WHERE s.chain = a.chain AND s.store = a.store AND s.agent = a.agent) THEN 1 ELSE 0 END
+				FROM k JOIN agents a ON a.chain = k.chain AND a.store = k.store AND a.agent = k.agent`),
+			rows: agents,
+			scan: func(row scanner) error {
+				var key agentKey
+				var a agent
+				var streams int64
+				err := row.Scan(&key.store, &key.agent, &a.state, &streams)
+				a.streams = streams != 0
+				g.agents[key] = &a
+				return err
+			},
+		},
+		statement{
+			text: keyed("chain, store, agent, epoch", `SELECT s.store, s.agent, s.epoch, s.id, s.through, s.hash, s.sealed
+				FROM k JOIN streams s ON s.chain = k.chain AND s.store = k.store AND s.agent = k.agent AND s.epoch = k.epoch`),
+			rows: streams,
+			scan: func(row scanner) error {
+				var key streamKey
+				s := &stream{}
+				var through int64
+				var hash []byte
+				err := row.Scan(&key.store, &key.agent, (*string)(&key.epoch), &s.id, &through, &hash, &s.sealed)
+				s.key, s.through = key, uint64(through)
+				copy(s.hash[:], hash)
+				g.streams[key] = s
+				return err
+			},
+		},
+		statement{
+			text: keyed("chain, store, day, workstation, sequence", `SELECT r.store, r.business_day, r.workstation, r.sequence, r.pos, r.type, r.voided, r.body
+				FROM k JOIN records r ON r.chain = k.chain AND r.store = k.store AND r.business_day = k.day
+				AND r.workstation = k.workstation AND r.sequence = k.sequence AND r.number IS NOT NULL`),
+			rows: sales,
+			scan: func(row scanner) error {
+				var key saleKey
+				k := &known{row: -1}
+				var voided int64
+				err := row.Scan(&key.store, &key.day, &key.workstation, &key.sequence, &k.pos, (*string)(&k.kind), &voided, &k.body)
+				k.voided = voided != 0
+				g.sales[key] = k
+				return err
+			},
+		},
+		statement{
+			text: keyed("chain, store, day, workstation, sequence", `SELECT v.store, v.business_day, v.workstation, v.sequence
+				FROM k JOIN voids v ON v.chain = k.chain AND v.store = k.store AND v.business_day = k.day
+				AND v.workstation = k.workstation AND v.sequence = k.sequence`),
+			rows: sales,
+			scan: func(row scanner) error {
+				var key saleKey
+				err := row.Scan(&key.store, &key.day, &key.workstation, &key.sequence)
+				g.voids[key] = true
+				return err
+			},
+		},
+		statement{
+			text: keyed("chain, store, type", "SELECT n.store, n.type, n.last FROM k JOIN numbers n ON n.chain = k.chain AND n.store = k.store AND n.type = k.type"),
+			rows: numbers,
+			scan: func(row scanner) error {
+				var key numberKey
+				var last int64
+				err := row.Scan(&key.store, (*string)(&key.kind), &last)
+				g.numbers[key] = &number{last: last}
+				return err
+			},
+		},
+		statement{
+			text: keyed("chain, store, agent, epoch, first_seq, last_seq", `SELECT r.store, r.agent, r.epoch, r.seq, r.sha256
+				FROM k JOIN resent r ON r.chain = k.chain AND r.store = k.store AND r.agent = k.agent AND r.epoch = k.epoch
+				AND r.seq BETWEEN k.first_seq AND k.last_seq`),
+			rows: resent,
+			scan: func(row scanner) error {
+				var key resentKey
+				var seq int64
+				var sha []byte
+				err := row.Scan(&key.store, &key.agent, (*string)(&key.epoch), &seq, &sha)
+				key.seq = uint64(seq)
+				copy(key.sha256[:], sha)
+				g.resent[key] = true
+				return err
+			},
+		},
+	)
+}
+
+// at gives the hash of a stream at a known seq, and the record there; the record is nil when
+// it was acknowledged as a duplicate.
+func (g *group) at(ctx context.Context, t tx, s *stream, seq uint64) (hash protocol.Hash, r *protocol.Record, err error) {
+	if behind := s.through - seq; behind < uint64(len(s.items)) {
+		it := s.items[uint64(len(s.items))-1-behind]
+		return it.hash, it.record, nil
+	}
+	if seq == 0 {
+		return protocol.Genesis(g.chain, s.key.store, s.key.agent, s.key.epoch), nil, nil
+	}
+	var found, stored []byte
+	var quarantined protocol.Record
+	args := []any{g.id, s.id, int64(seq)}
+	err = t.run(ctx, false,
+		statement{
+			text: "SELECT hash, kind, at, mono, day, body FROM records WHERE chain = $1 AND stream = $2 AND seq = $3",
+			args: args,
+			scan: func(row scanner) error {
+				r = &protocol.Record{Seq: seq}
+				var day string
+				if err := row.Scan(&found, (*string)(&r.Kind), &r.At, &r.Mono, &day, &r.Body); err != nil {
+					return err
+				}
+				r.Day, err = parseDay(day)
+				return err
+			},
+		},
+		statement{
+			text: "SELECT hash FROM duplicates WHERE chain = $1 AND stream = $2 AND seq = $3",
+			args: args,
+			scan: func(row scanner) error { return row.Scan(&found) },
+		},
+		statement{
+			text: "SELECT hash, record FROM quarantined WHERE chain = $1 AND stream = $2 AND store = $3 AND agent = $4 AND epoch = $5 AND seq = $6",
+			args: []any{g.id, s.id, s.key.store, s.key.agent, string(s.key.epoch), int64(seq)},
+			scan: func(row scanner) error {
+				if err := row.Scan(&found, &stored); err != nil {
+					return err
+				}
+				r = &quarantined
+				return json.Unmarshal(stored, r)
+			},
+		},
+	)
+	if err == nil && len(found) != len(hash) {
+		err = fmt.Errorf("%s/%s/%d: %w", s.key.agent, s.key.epoch, seq, errNoRecord)
+	}
+	copy(hash[:], found)
+	return hash, r, err
+}
+
+// parseDay reads a stored day; "" is the zero Day.
+func parseDay(s string) (protocol.Day, error) {
+	if s == "" {
+		return protocol.Day{}, nil
+	}
+	return protocol.ParseDay(s)
+}

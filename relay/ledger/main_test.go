@@ -1,0 +1,152 @@
+package ledger_test
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/storelay/storelay/protocol"
+	"github.com/storelay/storelay/relay/ledger"
+	"github.com/storelay/storelay/relay/ledger/ledgertest"
+)
+
+func TestMain(m *testing.M) { os.Exit(ledgertest.Main(m)) }
+
+// both runs a test on each database with an empty ledger, by its URL.
+func both(t *testing.T, test func(t *testing.T, url string)) {
+	t.Helper()
+	t.Run("sqlite", func(t *testing.T) { test(t, sqliteURL(t)) })
+	t.Run("postgres", func(t *testing.T) { test(t, ledgertest.Postgres(t)) })
+}
+
+func sqliteURL(t testing.TB) string { return "sqlite:" + filepath.Join(t.TempDir(), "relay.db") }
+
+// open opens a ledger and runs it until the test ends or stop is called.
+func open(t testing.TB, url string) (l *ledger.Ledger, stop func()) {
+	t.Helper()
+	l, err := ledger.Open(t.Context(), url, ledger.Options{Log: slog.New(slog.NewTextHandler(io.Discard, nil))})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- l.Run(ctx) }()
+	stop = sync.OnceFunc(func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Errorf("run: %v", err)
+		}
+		if err := l.Close(); err != nil {
+			t.Errorf("close: %v", err)
+		}
+	})
+	t.Cleanup(stop)
+	return l, stop
+}
+
+const chain = "demo"
+
+// An agent makes the records of one stream.
+type agent struct {
+	t     testing.TB
+	from  protocol.Origin
+	epoch protocol.Epoch
+	seq   uint64
+	hash  protocol.Hash
+}
+
+func epochOf(n int) protocol.Epoch { return protocol.Epoch(fmt.Sprintf("%032x", n)) }
+
+// newAgent begins an agent's first epoch, whose seal is the first record of the first batch.
+func newAgent(t testing.TB, store, name string, epoch int) *agent {
+	from := protocol.Origin{Chain: chain, Store: store, Agent: name}
+	return &agent{t: t, from: from, epoch: epochOf(epoch), hash: protocol.Genesis(chain, store, name, epochOf(epoch))}
+}
+
+const noon = "2026-03-02T12:00:00+01:00"
+
+var day = protocol.Day{Year: 2026, Month: 3, Date: 2}
+
+func record(t testing.TB, kind protocol.Kind, body any) protocol.Record {
+	t.Helper()
+	raw, ok := body.([]byte)
+	if !ok {
+		var err error
+		if raw, err = json.Marshal(body); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return protocol.Record{Kind: kind, At: noon, Mono: 1, Day: day, Body: raw}
+}
+
+func seal(t testing.TB, before *protocol.Mark, forked bool) protocol.Record {
+	return record(t, protocol.KindSeal, protocol.Seal{BootID: "boot", Before: before, Forked: forked})
+}
+
+// batch gives the next records of the stream.
+func (a *agent) batch(records ...protocol.Record) protocol.Batch {
+	b := protocol.Batch{Epoch: a.epoch, First: a.seq + 1, Prev: a.hash, Records: records}
+	for i := range records {
+		a.seq++
+		records[i].Seq = a.seq
+		a.hash = records[i].Hash(a.hash)
+	}
+	return b
+}
+
+// begin gives the stream's first batch: its seal and more.
+func (a *agent) begin(records ...protocol.Record) protocol.Batch {
+	return a.batch(append([]protocol.Record{seal(a.t, nil, false)}, records...)...)
+}
+
+func (a *agent) mark() protocol.Mark {
+	return protocol.Mark{Epoch: a.epoch, Through: a.seq, Hash: a.hash}
+}
+
+func commit(t testing.TB, l *ledger.Ledger, a *agent, b protocol.Batch) protocol.Answer {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	answer, err := l.Commit(ctx, a.from, b)
+	if err != nil {
+		t.Fatalf("commit %s %d..%d: %v", a.from, b.First, b.Last(), err)
+	}
+	return answer
+}
+
+// acked commits and wants an ack through the batch's end.
+func acked(t testing.TB, l *ledger.Ledger, a *agent, b protocol.Batch) {
+	t.Helper()
+	got := commit(t, l, a, b)
+	if got.Verdict != protocol.VerdictAck || got.Through < b.Last() || got.Incarnation != 1 || got.Epoch != b.Epoch {
+		t.Fatalf("%s %d..%d: answer %+v, want an ack", a.from, b.First, b.Last(), got)
+	}
+}
+
+// sale is a transaction of one article at 100.00 with VAT 25 %, paid in cash with change.
+func sale(store string, sequence int64) protocol.Transaction {
+	at, _ := time.Parse(time.RFC3339, noon)
+	return protocol.Transaction{
+		Store: store, Workstation: "1", BusinessDay: day, Sequence: sequence, Type: protocol.TypeSale, Begin: at, End: at, Currency: "SEK",
+		Lines: []protocol.LineItem{{Type: protocol.LineSale, Item: "A1", Group: "shoes", Quantity: protocol.Quantity{Milli: 1000},
+			ExtendedAmount: 10000, DiscountAmount: 500, TaxAmount: 2000, TaxRate: 2500}},
+		Tenders: []protocol.Tender{{Type: protocol.TenderCash, Amount: 15000}, {Type: protocol.TenderCash, Amount: -5000}},
+		Total:   10000,
+	}
+}
+
+func heads(t testing.TB, l *ledger.Ledger) int64 {
+	t.Helper()
+	pos, _, err := l.Head(t.Context(), chain)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return pos
+}

@@ -1,0 +1,148 @@
+package ledger
+
+import (
+	"context"
+	"database/sql"
+	"embed"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/pressly/goose/v3"
+	"github.com/pressly/goose/v3/lock"
+)
+
+// Options are the parts of a ledger that a caller may choose.
+type Options struct {
+	Log *slog.Logger     // nil = slog.Default()
+	Now func() time.Time // nil = time.Now; when records were received
+}
+
+// A Ledger is safe for concurrent use, by this process and, on PostgreSQL, by others over the
+// same database.
+type Ledger struct {
+	db    database
+	log   *slog.Logger
+	now   func() time.Time
+	queue *queue
+	watch *watch
+	ids   sync.Map // chain name -> int64, for chains that have a row
+}
+
+//go:embed migrations/*.sql
+var migrations embed.FS
+
+// Open opens the database that url names, sqlite:/path/relay.db or postgres://..., brings
+// its tables up to date, and checks that a commit there survives a power cut. Commits are
+// answered once Run runs.
+func Open(ctx context.Context, url string, opts Options) (*Ledger, error) {
+	l := &Ledger{log: opts.Log, now: opts.Now, queue: newQueue(), watch: newWatch()}
+	if l.log == nil {
+		l.log = slog.Default()
+	}
+	if l.now == nil {
+		l.now = time.Now
+	}
+	scheme, rest, _ := strings.Cut(url, ":")
+	var err error
+	switch scheme {
+	case "sqlite":
+		var db *sqliteDB
+		if db, err = openSQLite(ctx, rest); err == nil {
+			l.db = db
+			err = migrate(ctx, goose.DialectSQLite3, db.migrations)
+		}
+	case "postgres", "postgresql":
+		var db *postgresDB
+		if db, err = openPostgres(ctx, url); err == nil {
+			l.db = db
+			err = errors.Join(migrate(ctx, goose.DialectPostgres, db.migrations))
+		}
+	default:
+		err = errors.New("want sqlite:/path/relay.db or postgres://user@host/database")
+	}
+	if err != nil {
+		if l.db != nil {
+			err = errors.Join(err, l.db.close())
+		}
+		return nil, fmt.Errorf("open ledger: %w", err)
+	}
+	if err := l.followTimeline(ctx); err != nil {
+		return nil, errors.Join(fmt.Errorf("open ledger: %w", err), l.db.close())
+	}
+	return l, nil
+}
+
+// Close closes the database. Run must have returned.
+func (l *Ledger) Close() error {
+	if err := l.db.close(); err != nil {
+		return fmt.Errorf("close ledger: %w", err)
+	}
+	return nil
+}
+
+// migrate brings the tables up to date on the handle that open gives and closes.
+func migrate(ctx context.Context, dialect goose.Dialect, open func() (*sql.DB, func() error, error)) (err error) {
+	db, done, err := open()
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, done()) }()
+	files, err := fs.Sub(migrations, "migrations")
+	if err != nil {
+		return err
+	}
+	options := []goose.ProviderOption{goose.WithDisableGlobalRegistry(true)}
+	if dialect == goose.DialectPostgres { // relays that start at once take turns
+		locker, err := lock.NewPostgresSessionLocker()
+		if err != nil {
+			return err
+		}
+		options = append(options, goose.WithSessionLocker(locker))
+	}
+	provider, err := goose.NewProvider(dialect, db, files, options...)
+	if err != nil {
+		return fmt.Errorf("migrations: %w", err)
+	}
+	if _, err := provider.Up(ctx); err != nil {
+		return fmt.Errorf("migrations: %w", err)
+	}
+	return nil
+}
+
+// chainID gives the number of a chain; 0 when it has no row and make is false.
+func (l *Ledger) chainID(ctx context.Context, name string, make bool) (int64, error) {
+	if id, ok := l.ids.Load(name); ok {
+		return id.(int64), nil
+	}
+	for {
+		var id int64
+		err := l.db.read().QueryRowContext(ctx, "SELECT id FROM chains WHERE name = $1", name).Scan(&id)
+		if err == nil {
+			l.ids.Store(name, id)
+			return id, nil
+		}
+		if !errors.Is(err, sql.ErrNoRows) {
+			return 0, fmt.Errorf("chain %s: %w", name, err)
+		}
+		if !make {
+			return 0, nil
+		}
+		// Another relay may take the same number first: then there is no row yet, and it is
+		// tried again.
+		err = l.db.within(ctx, func(t tx) error {
+			return t.run(ctx, true, statement{
+				text: `INSERT INTO chains (id, name, head, streams, quarantined, feed_version, feed_floor)
+					SELECT coalesce(max(id), 0) + 1, CAST($1 AS text), 0, 0, 0, 0, 0 FROM chains WHERE true ON CONFLICT DO NOTHING`,
+				args: []any{name},
+			})
+		})
+		if err != nil {
+			return 0, fmt.Errorf("chain %s: %w", name, err)
+		}
+	}
+}
