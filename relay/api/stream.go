@@ -105,7 +105,7 @@ func (a *api) events() {
 			defer func() { <-a.streams }()
 			r, w := humago.Unwrap(hc)
 			f := &feed{api: a, in: in, token: token, at: from, w: w, secret: bearer(r)}
-			if err := f.run(r.Context()); err != nil && r.Context().Err() == nil {
+			if err := f.run(r.Context()); !errors.Is(err, context.Canceled) {
 				a.Log.Info("event stream ended", "chain", token.Chain, "token", token.ID, "cause", err)
 			}
 		}}, nil
