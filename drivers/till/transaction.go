@@ -1,0 +1,196 @@
+package till
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"mime"
+	"net/http"
+	"time"
+
+	"github.com/storelay/storelay/protocol"
+)
+
+// An answer tells a till that its transaction is on disk.
+type answer struct {
+	TransactionID protocol.TransactionID `json:"transactionId"`
+	Position      protocol.Position      `json:"position"`
+	AcceptedAt    string                 `json:"acceptedAt"`
+	Flags         []string               `json:"flags"` // what does not add up; it is accepted all the same
+}
+
+// transaction answers POST /v1/transactions.
+func (h *handler) transaction(w http.ResponseWriter, r *http.Request, workstation string) {
+	body, p := readBody(w, r, MaxBody)
+	if p.Status == 0 {
+		var known bool
+		var done answer
+		if done, known, p = h.accept(r, workstation, body); p.Status == 0 {
+			if known {
+				w.Header().Set("Idempotency-Replayed", "true")
+			}
+			writeJSON(w, http.StatusCreated, "application/json", done)
+			return
+		}
+	}
+	if p.Status < 500 && len(body) > 0 { // beyond it the till is to send it again
+		h.keep(r.Context(), workstation, body, p)
+	}
+	if p.Status == http.StatusServiceUnavailable || p.Status == http.StatusInsufficientStorage {
+		w.Header().Set("Retry-After", "5")
+	}
+	write(w, p)
+}
+
+// accept takes one body from its bytes to the disk.
+func (h *handler) accept(r *http.Request, workstation string, body []byte) (answer, bool, problem) {
+	key := r.Header.Get("Idempotency-Key")
+	if !printable(key) || len(key) > MaxKey || len(r.Header.Values("Idempotency-Key")) > 1 {
+		return answer{}, false, problem{Status: http.StatusBadRequest, Code: "idempotencyKey", Detail: fmt.Sprintf("want one Idempotency-Key of at most %d printable ASCII characters", MaxKey)}
+	}
+	compact, faults := strictJSON(body)
+	if faults != nil {
+		return answer{}, false, problem{Status: http.StatusBadRequest, Code: "json", Detail: "the body is not one JSON object", Faults: faults}
+	}
+	t, faults := h.stamp(compact, workstation)
+	if faults != nil {
+		return answer{}, false, problem{Status: http.StatusUnprocessableEntity, Code: "invalid", Detail: fmt.Sprintf("%d things are wrong with the transaction", len(faults)), Faults: faults}
+	}
+	intake := Intake{Transaction: t, Digest: sha256.Sum256(compact), Keys: []string{"t:" + t.ID().String()}}
+	if key != "" {
+		intake.Keys = append([]string{"k:" + workstation + ":" + key}, intake.Keys...)
+	}
+	var err error
+	if intake.Body, err = encode(t); err != nil {
+		return answer{}, false, problem{Status: http.StatusUnprocessableEntity, Code: "invalid", Detail: "the transaction cannot be written as JSON", Faults: asFaults(err)}
+	}
+	if len(intake.Body) > protocol.MaxRecord {
+		return answer{}, false, tooBig(len(intake.Body))
+	}
+	// A till that hangs up after sending has sent: its transaction goes on.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(r.Context()), acceptTimeout)
+	defer cancel()
+	accepted, err := h.Agent.Accept(ctx, intake)
+	if err != nil {
+		return answer{}, false, h.refusal(err, intake)
+	}
+	if accepted.Known && accepted.Body != nil { // stamped then; the day rule may have changed since
+		var first protocol.Transaction
+		if err := json.Unmarshal(accepted.Body, &first); err == nil {
+			t = first
+		}
+	}
+	return answer{TransactionID: t.ID(), Position: accepted.Position, AcceptedAt: accepted.At, Flags: append([]string{}, t.Check()...)}, accepted.Known, problem{}
+}
+
+// stamp reads a transaction, fills in what the till may leave out, and names all that is
+// wrong with it.
+func (h *handler) stamp(compact []byte, workstation string) (protocol.Transaction, protocol.Faults) {
+	var t protocol.Transaction
+	if err := json.Unmarshal(compact, &t); err != nil {
+		return t, asFaults(err)
+	}
+	var faults protocol.Faults
+	if t.Store == "" {
+		t.Store = h.Store
+	} else if t.Store != h.Store {
+		faults.Add("store", "leave it out: the agent fills it in", "this is store %q, got %q", h.Store, t.Store)
+	}
+	if t.Workstation == "" {
+		t.Workstation = workstation
+	} else if t.Workstation != workstation {
+		faults.Add("workstation", "each till sends with its own token", "the token belongs to %q, got %q", workstation, t.Workstation)
+	}
+	if t.BusinessDay.IsZero() && !t.End.IsZero() {
+		t.BusinessDay = h.Rule().Day(t.End)
+	}
+	if err := t.Validate(); err != nil {
+		faults = append(faults, asFaults(err)...)
+	}
+	return t, faults
+}
+
+// encode is the transaction as compact JSON, if reading it gives the same transaction. It
+// does not when the till wrote a known name in another case beside or instead of its own:
+// kept as an unknown member it would override what was checked and stamped.
+func encode(t protocol.Transaction) ([]byte, error) {
+	data, err := json.Marshal(t)
+	if err != nil {
+		return nil, err
+	}
+	var again protocol.Transaction
+	if err := json.Unmarshal(data, &again); err != nil {
+		return nil, err
+	}
+	if same, err := json.Marshal(again); err != nil || !bytes.Equal(same, data) {
+		return nil, protocol.Faults{{Problem: "a name is written in another case than documented", Hint: "names are case-sensitive: businessDay, not BusinessDay"}}
+	}
+	return data, nil
+}
+
+// refusal is the answer to an error of Accept.
+func (h *handler) refusal(err error, intake Intake) problem {
+	switch {
+	case errors.Is(err, ErrConflict):
+		return problem{Status: http.StatusConflict, Code: "conflict", Detail: "another transaction was accepted under this key or this number: " + intake.Transaction.ID().String(),
+			Hint: "a correction is a new transaction (a void or a return) with a number of its own"}
+	case errors.Is(err, ErrTooBig):
+		return tooBig(len(intake.Body))
+	case errors.Is(err, ErrFull):
+		h.Log.Error("transaction not accepted", "transaction", intake.Transaction.ID().String(), "err", err)
+		return problem{Status: http.StatusInsufficientStorage, Code: "full", Detail: "the disk of the store PC is full; nothing was accepted", Hint: "free space on the store PC, then send the transaction again"}
+	}
+	h.Log.Error("transaction not accepted", "transaction", intake.Transaction.ID().String(), "err", err)
+	return problem{Status: http.StatusServiceUnavailable, Code: "notAccepted", Detail: "the agent could not write the transaction down", Hint: "send the same transaction again"}
+}
+
+func tooBig(size int) problem {
+	return problem{Status: http.StatusRequestEntityTooLarge, Code: "tooBig", Detail: fmt.Sprintf("the transaction has %d bytes, at most %d", size, protocol.MaxRecord),
+		Hint: "leave texts that repeat the item master out of the lines"}
+}
+
+// readBody reads a JSON body of at most limit bytes. Of a longer one it gives the first
+// MaxKept bytes; the rest is thrown away as it comes.
+func readBody(w http.ResponseWriter, r *http.Request, limit int64) ([]byte, problem) {
+	http.NewResponseController(w).SetReadDeadline(time.Now().Add(readTimeout)) // a writer without deadlines has its own
+	body, err := io.ReadAll(io.LimitReader(r.Body, limit+1))
+	switch {
+	case err != nil:
+		return nil, problem{Status: http.StatusBadRequest, Code: "incomplete", Detail: "the body did not arrive: " + err.Error(), Hint: "send the same transaction again"}
+	case int64(len(body)) > limit:
+		io.CopyN(io.Discard, r.Body, maxDrain) // ends early when the till is done
+		return body[:min(len(body), MaxKept)], problem{Status: http.StatusRequestEntityTooLarge, Code: "tooBig", Detail: fmt.Sprintf("the body is longer than %d bytes", limit)}
+	}
+	if kind, params, err := mime.ParseMediaType(r.Header.Get("Content-Type")); err != nil || kind != "application/json" || !utf8Charset(params["charset"]) {
+		return body, problem{Status: http.StatusUnsupportedMediaType, Code: "contentType", Detail: fmt.Sprintf("want Content-Type application/json, got %q", r.Header.Get("Content-Type"))}
+	}
+	return body, problem{}
+}
+
+// keep hands a refused body to the agent.
+func (h *handler) keep(ctx context.Context, workstation string, body []byte, p problem) {
+	faults := p.Faults
+	if len(faults) == 0 {
+		faults = protocol.Faults{{Problem: p.Detail, Hint: p.Hint}}
+	}
+	sum := sha256.Sum256(body)
+	name := workstation + "-" + hex.EncodeToString(sum[:8])
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), acceptTimeout)
+	defer cancel()
+	if err := h.Agent.Reject(ctx, name, body, faults); err != nil {
+		h.Log.Error("refused transaction not kept", "name", name, "code", p.Code, "err", err)
+	}
+}
+
+func asFaults(err error) protocol.Faults {
+	var faults protocol.Faults
+	if errors.As(err, &faults) {
+		return faults
+	}
+	return protocol.Faults{{Problem: err.Error()}}
+}
