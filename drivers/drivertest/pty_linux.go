@@ -50,7 +50,10 @@ func (p *Pty) Return() error {
 	if err != nil {
 		return fmt.Errorf("open a pseudo-terminal: %w", err)
 	}
-	err = raw(slave)
+	master, err = interruptible(master)
+	if err == nil {
+		err = raw(slave)
+	}
 	if err == nil {
 		fresh := p.path + ".new"
 		os.Remove(fresh)
@@ -65,6 +68,19 @@ func (p *Pty) Return() error {
 	close(p.changed)
 	p.changed = make(chan struct{})
 	return nil
+}
+
+// interruptible returns f with a descriptor that Go's poller watches: the pty package leaves
+// it blocking, and then neither Close nor a deadline would end a read.
+func interruptible(f *os.File) (*os.File, error) {
+	fd, err := unix.FcntlInt(f.Fd(), unix.F_DUPFD_CLOEXEC, 0)
+	if err != nil {
+		return f, err
+	}
+	if err := unix.SetNonblock(fd, true); err != nil {
+		return f, errors.Join(err, unix.Close(fd))
+	}
+	return os.NewFile(uintptr(fd), f.Name()), f.Close()
 }
 
 // raw makes the terminal transparent for all bytes, without echo (termios(3), cfmakeraw).
