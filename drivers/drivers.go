@@ -1,6 +1,7 @@
-// Package drivers is the contract between the agent and the devices of a store, the
-// registry of drivers, and the supervisor that keeps a driver running: it reopens a port
-// that was lost, with growing pauses, and reports the device's state.
+// Package drivers is the contract between the agent and the devices of a store, the form
+// of their settings, and the supervisor that keeps a driver running: it reopens a port that
+// was lost, with growing pauses, and reports the device's state. The registry is in
+// drivers/catalog, which imports every driver.
 //
 // A driver is the constants of a wire format with the manual's page, a pure codec that is
 // fuzzed, and a dull Run.
@@ -16,7 +17,7 @@ import (
 // A Spec is one device of the agent's configuration.
 type Spec struct {
 	ID       string         // unique in the store
-	Driver   string         // a name in the Registry
+	Driver   string         // a name in catalog.Registry
 	Port     string         // device path, COM3, by-id:NAME or usb:VID:PID[:SERIAL]
 	Settings map[string]any // the driver's own keys
 }
@@ -52,7 +53,8 @@ type Host interface {
 	// Emit accepts a record: when it returns nil, body and state are on disk, both or
 	// neither. State is what the driver wants back from State at its next start; nil leaves
 	// it as it was. On an error nothing was accepted: the driver keeps its totals and tries
-	// again with the next reading.
+	// again with the next reading. A protocol.DeviceState of state fault says what the device
+	// itself reports; Supervise limits how often it becomes a record.
 	Emit(ctx context.Context, kind protocol.Kind, body any, state []byte) error
 	// State is the state of the last accepted Emit, nil at the very first start.
 	State() ([]byte, error)
