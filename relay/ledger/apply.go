@@ -94,7 +94,8 @@ func (g *group) applySale(from protocol.Origin, s *stream, it *item) {
 		voided, times = 1, 0
 	}
 	g.changes.sales.add(g.id, g.head, s.id, int64(r.Seq), from.Store, string(r.Kind), r.At, r.Mono, it.day, g.at0, it.hash[:], nullable(r.Key), r.Body,
-		sale.key.workstation, sale.key.day, sale.key.sequence, string(sale.kind), n.last, voided)
+		sale.key.day, string(sale.kind), n.last, voided)
+	g.changes.keys.add(g.id, sale.key.store, sale.key.day, sale.key.workstation, sale.key.sequence, g.head)
 	g.span(from.Store, it.day)
 	g.span(from.Store, sale.key.day)
 	if sale.share != nil {

@@ -38,8 +38,9 @@ func openPostgres(ctx context.Context, url string) (*postgresDB, error) {
 	commits := config.Copy()
 	commits.MaxConns = postgresCommitters + 2
 	// A commit looks up its own few keys by index. Without this a plan that was made while
-	// the tables were small would be kept, and scan them when they are not.
-	for _, way := range []string{"enable_seqscan", "enable_hashjoin", "enable_mergejoin"} {
+	// the tables were small would be kept, and scan them when they are not. The planner
+	// expresses "off" as a high cost, which would make it compile each statement (jit).
+	for _, way := range []string{"enable_seqscan", "enable_hashjoin", "enable_mergejoin", "jit"} {
 		commits.ConnConfig.RuntimeParams[way] = "off"
 	}
 	if db.commits, err = pgxpool.NewWithConfig(ctx, commits); err != nil {

@@ -58,10 +58,10 @@ func openSQLite(ctx context.Context, path string) (*sqliteDB, error) {
 	return db, nil
 }
 
-func (db *sqliteDB) read() querier   { return db.readers }
-func (db *sqliteDB) lock() string    { return "" } // BEGIN IMMEDIATE has locked the file
-func (db *sqliteDB) committers() int { return 1 }
-func (db *sqliteDB) now() string     { return "CAST(unixepoch('subsec') * 1000000 AS INTEGER)" }
+func (db *sqliteDB) read() querier    { return db.readers }
+func (db *sqliteDB) lock() string     { return "" } // BEGIN IMMEDIATE has locked the file
+func (db *sqliteDB) committers() int  { return 1 }
+func (db *sqliteDB) now() string      { return "CAST(unixepoch('subsec') * 1000000 AS INTEGER)" }
 func (db *sqliteDB) timeline() string { return "" }
 func (db *sqliteDB) retry(error) bool {
 	return false // one writer: busy_timeout has waited already

@@ -199,9 +199,10 @@ func (g *group) lock(ctx context.Context, t tx, lock string) error {
 			},
 		},
 		statement{
-			text: keyed("chain, store, day, workstation, sequence", `SELECT r.store, r.business_day, r.workstation, r.sequence, r.pos, r.type, r.voided, r.body
-				FROM k JOIN records r ON r.chain = k.chain AND r.store = k.store AND r.business_day = k.day
-				AND r.workstation = k.workstation AND r.sequence = k.sequence AND r.number IS NOT NULL`),
+			text: keyed("chain, store, day, workstation, sequence", `SELECT b.store, b.business_day, b.workstation, b.sequence, b.pos, r.type, r.voided, r.body
+				FROM k JOIN business_keys b ON b.chain = k.chain AND b.store = k.store AND b.business_day = k.day
+				AND b.workstation = k.workstation AND b.sequence = k.sequence
+				JOIN records r ON r.chain = b.chain AND r.pos = b.pos`),
 			rows: sales,
 			scan: func(row scanner) error {
 				var key saleKey

@@ -96,7 +96,15 @@ func migrate(ctx context.Context, dialect goose.Dialect, open func() (*sql.DB, f
 	if err != nil {
 		return err
 	}
-	options := []goose.ProviderOption{goose.WithDisableGlobalRegistry(true)}
+	options := []goose.ProviderOption{
+		goose.WithDisableGlobalRegistry(true),
+		goose.WithGoMigrations(goose.NewGoMigration(2, &goose.GoFunc{RunTx: func(ctx context.Context, t *sql.Tx) error {
+			if dialect != goose.DialectPostgres {
+				return nil
+			}
+			return roomForUpdates(ctx, t)
+		}}, nil)),
+	}
 	if dialect == goose.DialectPostgres { // relays that start at once take turns
 		locker, err := lock.NewPostgresSessionLocker()
 		if err != nil {
@@ -110,6 +118,17 @@ func migrate(ctx context.Context, dialect goose.Dialect, open func() (*sql.DB, f
 	}
 	if _, err := provider.Up(ctx); err != nil {
 		return fmt.Errorf("migrations: %w", err)
+	}
+	return nil
+}
+
+// roomForUpdates leaves space in the pages of rows that change with each commit, so that
+// PostgreSQL can change them without touching their index (heap-only tuples).
+func roomForUpdates(ctx context.Context, t *sql.Tx) error {
+	for _, table := range []string{"chains", "streams", "numbers", "kpis", "tender_days", "item_days", "day_spans"} {
+		if _, err := t.ExecContext(ctx, "ALTER TABLE "+table+" SET (fillfactor = 50)"); err != nil {
+			return err
+		}
 	}
 	return nil
 }

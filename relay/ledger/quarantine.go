@@ -141,4 +141,3 @@ func (l *Ledger) retryKnown(ctx context.Context) error {
 		}
 	}
 }
-

@@ -131,7 +131,7 @@ func limited(limit int) int {
 // Transactions gives the transactions that q selects, and whether there are more of them.
 func (l *Ledger) Transactions(ctx context.Context, q TransactionQuery) (rows []TransactionRow, more bool, err error) {
 	running := q.Store != "" && q.Type != ""
-	query := `SELECT pos, number, store, workstation, business_day, sequence, type, voided, received, body FROM records
+	query := `SELECT pos, number, store, business_day, type, voided, received, body FROM records
 		WHERE chain = $1 AND number IS NOT NULL`
 	var args []any
 	where := func(term string, value any) {
@@ -174,7 +174,7 @@ func (l *Ledger) Transactions(ctx context.Context, q TransactionQuery) (rows []T
 func scanTransaction(row scanner, r *TransactionRow) error {
 	var day string
 	var received, voided int64
-	err := row.Scan(&r.Pos, &r.Number, &r.Store, &r.Workstation, &day, &r.Sequence, (*string)(&r.Type), &voided, &received, (*[]byte)(&r.Body))
+	err := row.Scan(&r.Pos, &r.Number, &r.Store, &day, (*string)(&r.Type), &voided, &received, (*[]byte)(&r.Body))
 	if err != nil {
 		return err
 	}
@@ -186,6 +186,7 @@ func scanTransaction(row scanner, r *TransactionRow) error {
 		return fmt.Errorf("transaction at %d: %w", r.Pos, err)
 	}
 	r.Received = micros(received)
+	r.Workstation, r.Sequence = t.Workstation, t.Sequence
 	r.Begin, r.End, r.Currency, r.Total, r.Customer, r.Channel = t.Begin, t.End, t.Currency, t.Total, t.Customer, t.Channel
 	r.Flags = slices.Clip(t.Check())
 	if r.Voided = voided != 0; r.Voided {
@@ -243,4 +244,3 @@ func (l *Ledger) Devices(ctx context.Context, chain, store string) ([]DeviceRow,
 		return err
 	})
 }
-

@@ -1,7 +1,10 @@
 package ledger
 
 import (
+	"cmp"
 	"context"
+	"maps"
+	"slices"
 	"strings"
 
 	"github.com/storelay/storelay/protocol"
@@ -9,12 +12,13 @@ import (
 
 // Changes are what a group is going to write, in the columns' order of its statements.
 type changes struct {
-	records, sales, duplicates, quarantined *rows
-	resent, voids, voided, alarms           *rows
-	sums                                    sums
-	devices                                 map[deviceKey]*protocol.DeviceState // newest by position
-	drawers                                 map[deviceKey]*protocol.DrawerEvent
-	spans                                   map[spanKey]*span
+	records, sales, keys          *rows
+	duplicates, quarantined       *rows
+	resent, voids, voided, alarms *rows
+	sums                          sums
+	devices                       map[deviceKey]*protocol.DeviceState // newest by position
+	drawers                       map[deviceKey]*protocol.DrawerEvent
+	spans                         map[spanKey]*span
 }
 
 type deviceKey struct{ store, device string }
@@ -26,13 +30,14 @@ type span struct{ first, last int64 }
 const (
 	recordColumns = "chain, pos, stream, seq, store, kind, at, mono, day, received, hash, key, body"
 	recordTypes   = "iiiitttitibbb"
-	salesTypes    = recordTypes + "ttitii"
+	salesTypes    = recordTypes + "ttii"
 )
 
 func newChanges() changes {
 	return changes{
 		records:     newRows(recordTypes),
 		sales:       newRows(salesTypes),
+		keys:        newRows("itttii"),
 		duplicates:  newRows("iiibt"),
 		quarantined: newRows("iiiittttttt" + "ibb"),
 		resent:      newRows("itttib"),
@@ -95,7 +100,8 @@ func (g *group) write(ctx context.Context, t tx) error {
 		statement{rows: streams, text: insert("streams", "chain, id, store, agent, epoch, through, hash, sealed, at",
 			"ON CONFLICT (chain, id) DO UPDATE SET through = excluded.through, hash = excluded.hash, sealed = excluded.sealed, at = excluded.at")},
 		statement{rows: g.records, text: insert("records", recordColumns, "")},
-		statement{rows: g.changes.sales, text: insert("records", recordColumns+", workstation, business_day, sequence, type, number, voided", "")},
+		statement{rows: g.changes.sales, text: insert("records", recordColumns+", business_day, type, number, voided", "")},
+		statement{rows: g.keys, text: insert("business_keys", "chain, store, business_day, workstation, sequence, pos", "")},
 		statement{rows: numbers, text: insert("numbers", "chain, store, type, last", "ON CONFLICT (chain, store, type) DO UPDATE SET last = excluded.last")},
 		statement{rows: g.duplicates, text: insert("duplicates", "chain, stream, seq, hash, reason", "")},
 		statement{rows: g.quarantined, text: insert("quarantined",
@@ -130,10 +136,17 @@ func (g *group) sumRows() (kpis, tenders, items *rows) {
 	for key, sum := range g.sums.tenders {
 		tenders.add(g.id, key.store, key.day, key.currency, key.kind, sum.count, sum.amount)
 	}
-	for key, sum := range g.sums.items {
+	// Neighbours in the index one after the other.
+	for _, key := range slices.SortedFunc(maps.Keys(g.sums.items), compareItems) {
+		sum := g.sums.items[key]
 		items.add(g.id, key.store, key.day, key.currency, key.item, key.group, sum.units, sum.amount)
 	}
 	return kpis, tenders, items
+}
+
+func compareItems(a, b itemKey) int {
+	return cmp.Or(strings.Compare(a.store, b.store), strings.Compare(a.day, b.day), strings.Compare(a.currency, b.currency),
+		strings.Compare(a.item, b.item), strings.Compare(a.group, b.group))
 }
 
 func (g *group) stateRows() (devices, drawers, spans *rows) {

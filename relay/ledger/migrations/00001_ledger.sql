@@ -81,9 +81,7 @@ CREATE TABLE records (
     key      bytea,
     body     bytea  NOT NULL,
     -- transactions only:
-    workstation  text,
     business_day text,
-    sequence     bigint,
     type         text,
     number       bigint,
     voided       bigint,
@@ -91,8 +89,19 @@ CREATE TABLE records (
 );
 CREATE UNIQUE INDEX records_seq ON records (chain, stream, seq);
 CREATE INDEX records_store ON records (chain, store, pos);
-CREATE UNIQUE INDEX records_business ON records (chain, store, business_day, workstation, sequence) WHERE number IS NOT NULL;
 CREATE UNIQUE INDEX records_number ON records (chain, store, type, number) WHERE number IS NOT NULL;
+
+-- The business keys of transactions. A table with one index, so that no planner can take
+-- another one of the same beginning for a commit's look-ups.
+CREATE TABLE business_keys (
+    chain        bigint NOT NULL,
+    store        text   NOT NULL,
+    business_day text   NOT NULL,
+    workstation  text   NOT NULL,
+    sequence     bigint NOT NULL,
+    pos          bigint NOT NULL,
+    PRIMARY KEY (chain, store, business_day, workstation, sequence)
+);
 
 -- Between which positions the records of a day lie; days by record and by business date.
 CREATE TABLE day_spans (
