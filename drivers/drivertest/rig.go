@@ -1,0 +1,123 @@
+package drivertest
+
+import (
+	"context"
+	"errors"
+	"io"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/storelay/storelay/drivers"
+)
+
+// A NewDriver makes a driver for a spec, as the catalogue does.
+type NewDriver func(spec drivers.Spec) (drivers.Driver, error)
+
+// A rig is one simulator on a pseudo-terminal with faults, a recording host, and a driver
+// that is run again whenever it returns, as the supervisor does.
+type rig struct {
+	t    testing.TB
+	new  NewDriver
+	spec drivers.Spec
+	host *Host
+	pty  *Pty
+	line *FaultyLine
+	wait time.Duration // at most, for anything that a driver has to do
+
+	driver drivers.Driver
+	stop   func() // ends the driver; nil when none runs
+}
+
+// newRig plugs the simulator in; no driver runs yet.
+func newRig(t testing.TB, create NewDriver, spec drivers.Spec, run func(context.Context, io.ReadWriter) error, seed uint64, wait time.Duration) *rig {
+	t.Helper()
+	pty, err := OpenPty(filepath.Join(t.TempDir(), "port"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	spec.Port = pty.Path()
+	if spec.ID == "" {
+		spec.ID = "device1"
+	}
+	r := &rig{t: t, new: create, spec: spec, host: NewHost(), pty: pty, line: NewFaultyLine(pty, seed), wait: wait}
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan error, 1)
+	go func() { ended <- pty.Serve(ctx, func() error { return run(ctx, r.line) }) }()
+	t.Cleanup(func() {
+		r.kill()
+		cancel()
+		if err := <-ended; !errors.Is(err, context.Canceled) {
+			t.Errorf("the simulator ended with %v (seed %d)", err, seed)
+		}
+		pty.Close()
+		if err := r.host.Err(); err != nil {
+			t.Errorf("bad records: %v (seed %d)", err, seed)
+		}
+		if t.Failed() {
+			t.Logf("seed %d, hits %+v, notes %v", seed, r.line.Hits(), r.host.Notes())
+		}
+	})
+	return r
+}
+
+// start runs a new driver. It fails the test when the driver is no good.
+func (r *rig) start() {
+	r.t.Helper()
+	driver, err := r.new(r.spec)
+	if err != nil {
+		r.t.Fatalf("new driver: %v", err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		for ctx.Err() == nil {
+			if err := driver.Run(ctx, r.host); err != nil && ctx.Err() == nil {
+				r.host.Note("Run: " + err.Error())
+			}
+			select {
+			case <-ctx.Done():
+			case <-time.After(20 * time.Millisecond):
+			}
+		}
+	}()
+	r.driver = driver
+	r.stop = func() {
+		cancel()
+		select {
+		case <-ended:
+		case <-time.After(r.wait):
+			r.t.Errorf("Run has not returned %s after its ctx was done (seed %d)", r.wait, r.line.Seed())
+		}
+	}
+}
+
+// kill ends the driver, if one runs, and waits for its Run to return.
+func (r *rig) kill() {
+	if r.stop != nil {
+		r.stop()
+		r.stop = nil
+	}
+}
+
+// faults counts the faults that have struck.
+func (h Hits) faults() int {
+	return h.Split + h.Joined + h.Noise + h.Flipped + h.Dropped + h.Duplicated + h.Echoed + h.Silenced + h.Slowed
+}
+
+// hangUp pulls the plug.
+func (r *rig) hangUp() {
+	r.t.Helper()
+	if err := r.pty.HangUp(); err != nil {
+		r.t.Fatalf("hang up: %v", err)
+	}
+}
+
+// plugIn puts the plug back.
+func (r *rig) plugIn() {
+	r.t.Helper()
+	if err := r.pty.Return(); err != nil {
+		r.t.Fatalf("plug in: %v", err)
+	}
+}
