@@ -1,6 +1,7 @@
 package protocol
 
 import (
+	"encoding/json"
 	"fmt"
 	"time"
 )
@@ -60,4 +61,13 @@ func (s *Store) String() string {
 		return s.ID
 	}
 	return fmt.Sprintf("%s (%s)", s.Name, s.ID)
+}
+
+// DecodeStore reads the body of the key StoreKey. Errors are Faults.
+func DecodeStore(body []byte) (Store, error) {
+	var s Store
+	if err := json.Unmarshal(body, &s); err != nil {
+		return Store{}, typeFault(err)
+	}
+	return s, s.Validate()
 }
