@@ -54,9 +54,8 @@ func TestESCPOSDriver(t *testing.T) {
 		low      bool
 		settings map[string]any
 	}{
-		"open is high":   {false, map[string]any{"open_level": "high"}},
-		"open is low":    {true, map[string]any{"open_level": "low"}},
-		"real-time kick": {false, map[string]any{"open_level": "high", "realtime": true}},
+		"open is high, kick in the print queue": {false, map[string]any{"open_level": "high"}},
+		"open is low, real-time kick":           {true, map[string]any{"open_level": "low", "realtime": true}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
