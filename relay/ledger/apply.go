@@ -48,7 +48,9 @@ func (g *group) apply(ctx context.Context, t tx, from protocol.Origin, s *stream
 		g.sums.footfall(from.Store, it.day, it.footfall, g.head)
 	case it.drawer != nil:
 		g.sums.drawer(from.Store, it.day, it.drawer, g.head)
-		g.drawers[deviceKey{from.Store, it.drawer.Drawer}] = it.drawer
+		if it.drawer.Event != protocol.DrawerOpenFailed { // says nothing about how the drawer stands
+			g.drawers[deviceKey{from.Store, it.drawer.Drawer}] = it.drawer
+		}
 	case it.device != nil:
 		g.devices[deviceKey{from.Store, it.device.Device}] = it.device
 	}

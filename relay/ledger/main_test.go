@@ -2,12 +2,14 @@ package ledger_test
 
 import (
 	"context"
+	"database/sql"
 	"encoding/json"
 	"fmt"
 	"io"
 	"log/slog"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -149,4 +151,21 @@ func heads(t testing.TB, l *ledger.Ledger) int64 {
 		t.Fatal(err)
 	}
 	return pos
+}
+
+// execute changes the database behind the ledger's back.
+func execute(t testing.TB, url, text string) {
+	t.Helper()
+	driver, name := "pgx", url
+	if path, ok := strings.CutPrefix(url, "sqlite:"); ok {
+		driver, name = "sqlite", "file:"+path+"?_pragma=busy_timeout(10000)"
+	}
+	db, err := sql.Open(driver, name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer db.Close()
+	if _, err := db.Exec(text); err != nil {
+		t.Fatal(err)
+	}
 }

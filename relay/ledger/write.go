@@ -156,11 +156,8 @@ func (g *group) stateRows() (devices, drawers, spans *rows) {
 	}
 	for key, e := range g.drawers {
 		drawer := "open"
-		switch e.Event {
-		case protocol.DrawerClosed:
+		if e.Event == protocol.DrawerClosed {
 			drawer = "closed"
-		case protocol.DrawerOpenFailed:
-			continue
 		}
 		drawers.add(g.id, key.store, key.device, "", "drawer", "", drawer, int64(0), "", "")
 	}
