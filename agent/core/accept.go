@@ -1,0 +1,198 @@
+package core
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"sync"
+	"time"
+
+	"github.com/storelay/storelay/agent/journal"
+	"github.com/storelay/storelay/drivers"
+	"github.com/storelay/storelay/drivers/till"
+	"github.com/storelay/storelay/protocol"
+)
+
+// Accept implements till.Agent: it returns nil when the transaction is on disk.
+func (a *Agent) Accept(ctx context.Context, in till.Intake) (till.Accepted, error) {
+	receipt, err := a.journal.Append(ctx, journal.Entry{
+		Kind: protocol.KindTransaction, Day: in.Transaction.BusinessDay, Body: in.Body, Keys: in.Keys, Digest: in.Digest,
+	})
+	accepted := till.Accepted{Position: receipt.Position, At: receipt.At, Known: receipt.Known}
+	for _, known := range []struct{ journal, till error }{
+		{journal.ErrConflict, till.ErrConflict}, {journal.ErrFull, till.ErrFull}, {journal.ErrTooBig, till.ErrTooBig},
+	} {
+		if errors.Is(err, known.journal) {
+			return accepted, fmt.Errorf("%w: %w", known.till, err)
+		}
+	}
+	if err == nil && receipt.Known {
+		accepted.Body, err = a.journal.Body(receipt.Position)
+		if errors.Is(err, journal.ErrGone) {
+			accepted.Body, err = nil, nil // dropped by retention: the answer is made from the till's own words
+		}
+	}
+	return accepted, err
+}
+
+// Drawer implements till.Agent.
+func (a *Agent) Drawer(id string) (drivers.Opener, bool) {
+	for _, d := range a.devices {
+		if d.spec.ID == id {
+			opener, ok := d.driver.(drivers.Opener)
+			return opener, ok
+		}
+	}
+	return nil, false
+}
+
+// Reject implements till.Agent: the body and the reason are kept in the rejected folder.
+func (a *Agent) Reject(_ context.Context, name string, body []byte, faults protocol.Faults) error {
+	a.log.Warn("rejected", "name", name, "faults", faults.Error())
+	return a.rejects.keep(name, body, faults)
+}
+
+// A device is one configured device: its driver, and the Host that the driver runs on.
+type device struct {
+	agent  *Agent
+	spec   Device
+	class  string
+	driver drivers.Driver
+
+	mu    sync.Mutex // guards what follows
+	state protocol.DeviceState
+	seen  time.Time        // last Online
+	last  json.RawMessage  // last body that was accepted, not of a state
+	notes map[string]int64 // how often
+}
+
+// stateKey is where the journal keeps the driver's state.
+func (d *device) stateKey() string { return "device/" + d.spec.ID }
+
+// Emit implements drivers.Host.
+func (d *device) Emit(ctx context.Context, kind protocol.Kind, body any, state []byte) error {
+	text, err := json.Marshal(body)
+	if err != nil {
+		return fmt.Errorf("encode %s of %s: %w", kind, d.spec.ID, err)
+	}
+	entry := journal.Entry{Kind: kind, Day: d.agent.day(body), Body: text}
+	if state != nil {
+		entry.StateKey, entry.State = d.stateKey(), state
+	}
+	if _, err := d.agent.journal.Append(ctx, entry); err != nil {
+		return err
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if s, ok := body.(protocol.DeviceState); ok {
+		d.state = s
+	} else {
+		d.last = text
+	}
+	return nil
+}
+
+// day is the business day of what a driver emits: of the end of a count, of the moment of an
+// event.
+func (a *Agent) day(body any) protocol.Day {
+	rule := a.settings.Load().rule
+	switch b := body.(type) {
+	case protocol.FootfallCount:
+		return rule.Day(b.To.Add(-time.Nanosecond))
+	case protocol.DrawerEvent:
+		return rule.Day(b.At)
+	}
+	return rule.Day(a.now())
+}
+
+// State implements drivers.Host.
+func (d *device) State() ([]byte, error) { return d.agent.journal.State(d.stateKey()) }
+
+// Online implements drivers.Host.
+func (d *device) Online() {
+	now := d.agent.now()
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.seen = now
+}
+
+// maxNotes bounds the kinds of notes of one device.
+const maxNotes = 32
+
+// Note implements drivers.Host.
+func (d *device) Note(what string) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.notes == nil {
+		d.notes = map[string]int64{}
+	}
+	if _, known := d.notes[what]; !known && len(d.notes) >= maxNotes {
+		what = "other"
+	}
+	d.notes[what]++
+}
+
+// Now implements drivers.Host.
+func (d *device) Now() time.Time { return d.agent.now() }
+
+// A DeviceStatus is a device on the status page.
+type DeviceStatus struct {
+	ID     string           `json:"id"`
+	Driver string           `json:"driver"`
+	Class  string           `json:"class"`
+	Port   string           `json:"port"`
+	State  string           `json:"state"` // online, offline, fault; "" = not heard yet
+	Reason string           `json:"reason,omitempty"`
+	Hint   string           `json:"hint,omitempty"`
+	Seen   *time.Time       `json:"seen,omitempty"` // last good frame
+	Opened *bool            `json:"opened,omitempty"`
+	Last   json.RawMessage  `json:"last,omitempty"`
+	Notes  map[string]int64 `json:"notes,omitempty"`
+}
+
+func (d *device) status() DeviceStatus {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	s := DeviceStatus{ID: d.spec.ID, Driver: d.spec.Driver, Class: d.class, Port: d.spec.Port, State: d.state.State,
+		Reason: d.state.Reason, Hint: d.state.Hint, Last: d.last, Notes: maps.Clone(d.notes)}
+	if !d.seen.IsZero() {
+		seen := d.seen.UTC()
+		s.Seen = &seen
+	}
+	if drawer, ok := d.driver.(drivers.Opener); ok {
+		if open, known := drawer.Opened(); known {
+			s.Opened = &open
+		}
+	}
+	return s
+}
+
+// Status is what GET /v1/status shows.
+type Status struct {
+	Version     string          `json:"version"`
+	Origin      protocol.Origin `json:"origin"`
+	Started     time.Time       `json:"started"`
+	Now         time.Time       `json:"now"`
+	BusinessDay protocol.Day    `json:"businessDay"`
+	Store       protocol.Store  `json:"storeSettings"`
+	Told        bool            `json:"settingsFromHeadOffice"`
+	Link        any             `json:"link"`
+	Queue       journal.Stats   `json:"queue"`
+	Devices     []DeviceStatus  `json:"devices"`
+	Rejected    int             `json:"rejected"` // bodies in the rejected folder
+}
+
+// Status implements till.Agent.
+func (a *Agent) Status() any {
+	set, now := a.settings.Load(), a.now()
+	s := Status{
+		Version: a.version, Origin: a.origin, Started: a.started.UTC(), Now: now.UTC(), BusinessDay: set.rule.Day(now),
+		Store: set.store, Told: set.told, Link: a.sender.Status(), Queue: a.journal.Stats(), Rejected: a.rejects.kept(),
+	}
+	for _, d := range a.devices {
+		s.Devices = append(s.Devices, d.status())
+	}
+	return s
+}

@@ -1,0 +1,251 @@
+// Package core is the agent: it wires devices and tills to the journal and the journal to
+// the relay. The main package adds flags and service control; tests and simulations run the
+// same core.
+package core
+
+import (
+	"context"
+	"crypto/sha256"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/storelay/storelay/agent/journal"
+	"github.com/storelay/storelay/drivers"
+	"github.com/storelay/storelay/drivers/catalog"
+	"github.com/storelay/storelay/drivers/serialport"
+	"github.com/storelay/storelay/drivers/till"
+	"github.com/storelay/storelay/protocol"
+	"github.com/storelay/storelay/protocol/identity"
+	"github.com/storelay/storelay/protocol/link"
+	"github.com/storelay/storelay/protocol/link/mqtt"
+)
+
+// Options are what the main package or a test passes in.
+type Options struct {
+	Version string
+	Log     *slog.Logger
+	Now     func() time.Time // nil: the system's clock
+}
+
+// An Agent is one store PC's agent. New opens it, Run runs it once.
+type Agent struct {
+	cfg      Config
+	version  string
+	log      *slog.Logger
+	now      func() time.Time
+	started  time.Time
+	origin   protocol.Origin
+	tls      *tls.Config
+	journal  *journal.Journal
+	sender   *link.Sender
+	rejects  *rejectFolder
+	devices  []*device
+	settings atomic.Pointer[settings]
+	listener net.Listener
+}
+
+// settings are what head office has said of the store, or the configuration file until then.
+type settings struct {
+	store protocol.Store
+	rule  protocol.DayRule
+	told  bool // by head office
+}
+
+// New reads the identity, opens the journal and the local port. On an error nothing is left
+// open.
+func New(cfg Config, o Options) (*Agent, error) {
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	a := &Agent{cfg: cfg, version: o.Version, log: o.Log, now: o.Now, started: o.Now()}
+	var err error
+	if a.origin, a.tls, err = identity.Load(cfg.Identity); err != nil {
+		return nil, err
+	}
+	a.log = o.Log.With("store", a.origin.Store, "agent", a.origin.Agent)
+	if a.rejects, err = openRejects(filepath.Join(cfg.Data, "rejected"), o.Now); err != nil {
+		return nil, err
+	}
+	bootID, mono := boot()
+	a.journal, err = journal.Open(journal.Options{
+		Dir: filepath.Join(cfg.Data, "journal"), Origin: a.origin, BootID: bootID, Mono: mono, Now: o.Now, Log: a.log,
+		Versions: map[string]string{"agent": o.Version},
+	})
+	if err != nil {
+		return nil, err
+	}
+	if err := a.wire(); err != nil {
+		return nil, errors.Join(err, a.journal.Close())
+	}
+	return a, nil
+}
+
+// wire makes what stands on the journal.
+func (a *Agent) wire() error {
+	if err := a.readSettings(); err != nil {
+		return err
+	}
+	a.sender = link.NewSender(a.journal, replica{a.journal, a}, []string{protocol.FeedConfig},
+		link.Options{Version: a.version}, rand.New(rand.NewPCG(rand.Uint64(), rand.Uint64())))
+	registry := catalog.Registry()
+	for _, d := range a.cfg.Devices {
+		entry := registry[d.Driver]
+		driver, err := entry.New(spec(d), serialport.Open)
+		if err != nil {
+			return fmt.Errorf("device %s: %w", d.ID, err)
+		}
+		a.devices = append(a.devices, &device{agent: a, spec: d, class: entry.Class, driver: driver})
+	}
+	var err error
+	a.listener, err = net.Listen("tcp", a.cfg.Listen)
+	if err != nil {
+		return fmt.Errorf("open local API: %w (another agent or program has the port; set `listen` in the configuration)", err)
+	}
+	return nil
+}
+
+// Addr is the address of the local API.
+func (a *Agent) Addr() net.Addr { return a.listener.Addr() }
+
+// Run serves until ctx ends or a part fails for good. What was accepted is flushed before it
+// returns.
+func (a *Agent) Run(ctx context.Context) error {
+	a.log.Info("agent starts", "version", a.version, "listen", a.Addr().String(), "relays", a.cfg.Relays, "devices", len(a.devices))
+	// The journal outlives everything that writes to it.
+	journalCtx, stopJournal := context.WithCancel(context.WithoutCancel(ctx))
+	defer stopJournal()
+	journalDone := make(chan struct{})
+	var journalErr error // set before journalDone is closed
+	go func() {
+		journalErr = a.journal.Run(journalCtx)
+		close(journalDone)
+	}()
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-journalDone:
+			return errors.New("the journal stopped, nothing more can be accepted")
+		}
+	})
+	for _, d := range a.devices {
+		g.Go(func() error {
+			return drivers.Supervise(ctx, d.spec.ID, d.driver, d, drivers.Options{Driver: d.spec.Driver, Class: d.class, Log: a.log})
+		})
+	}
+	g.Go(func() error { return link.Keep(ctx, a.dial, a.cfg.Relays, a.sender, link.KeepOptions{Log: a.log}) })
+	g.Go(func() error { return a.serve(ctx) })
+	err := g.Wait()
+	stopJournal()
+	<-journalDone
+	err = errors.Join(ignoreDone(err), journalErr, a.journal.Close())
+	a.log.Info("agent stopped", "err", err)
+	return err
+}
+
+// ignoreDone drops the error of having been told to stop.
+func ignoreDone(err error) error {
+	if errors.Is(err, context.Canceled) {
+		return nil
+	}
+	return err
+}
+
+func (a *Agent) dial(ctx context.Context, relay string) (link.Conn, error) {
+	return mqtt.Dial(ctx, mqtt.Options{URL: relay, TLS: a.tls, Origin: a.origin, Log: a.log})
+}
+
+// serve answers the tills until ctx ends.
+func (a *Agent) serve(ctx context.Context) error {
+	handler := till.NewHandler(till.Options{
+		Agent: a, Store: a.origin.Store, Rule: func() protocol.DayRule { return a.settings.Load().rule },
+		Token: a.workstation, Now: a.now, Log: a.log,
+	})
+	server := &http.Server{Handler: handler, ReadHeaderTimeout: 10 * time.Second, ReadTimeout: time.Minute, IdleTimeout: 2 * time.Minute,
+		MaxHeaderBytes: 64 << 10, ErrorLog: slog.NewLogLogger(a.log.Handler(), slog.LevelDebug)}
+	stopped := make(chan error, 1)
+	go func() {
+		<-ctx.Done()
+		grace, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
+		defer cancel()
+		stopped <- server.Shutdown(grace)
+	}()
+	if err := server.Serve(a.listener); !errors.Is(err, http.ErrServerClosed) {
+		return fmt.Errorf("serve local API: %w", err)
+	}
+	return <-stopped
+}
+
+// workstation is the till whose token it is. The digests are compared, so that the time it
+// takes says nothing about a token.
+func (a *Agent) workstation(token string) (string, bool) {
+	digest := sha256.Sum256([]byte(token))
+	for _, t := range a.cfg.Tills {
+		if sha256.Sum256([]byte(t.Token)) == digest {
+			return t.Workstation, true
+		}
+	}
+	return "", false
+}
+
+// A replica is the journal as the link's Replica: when the config feed has moved, the agent
+// reads its settings again.
+type replica struct {
+	*journal.Journal
+	agent *Agent
+}
+
+// Apply implements link.Replica.
+func (r replica) Apply(page protocol.FeedPage) error {
+	if err := r.Journal.Apply(page); err != nil || page.Feed != protocol.FeedConfig {
+		return err
+	}
+	return r.agent.readSettings()
+}
+
+// readSettings takes what head office said of the store from the replica, or else what the
+// configuration file says, or else the PC's own zone.
+func (a *Agent) readSettings() error {
+	change, told, err := a.journal.Lookup(protocol.FeedConfig, protocol.StoreKey)
+	if err != nil {
+		return err
+	}
+	s := settings{store: protocol.Store{ID: a.origin.Store, Zone: a.cfg.Zone, CutOff: a.cfg.CutOff}, told: told}
+	if told {
+		if s.store, err = protocol.DecodeStore(change.Body); err != nil {
+			return fmt.Errorf("read settings of head office: %w", err)
+		}
+	}
+	if s.store.Zone == "" {
+		s.rule = protocol.DayRule{Zone: time.Local}
+	} else if s.rule, err = s.store.Rule(); err != nil {
+		return fmt.Errorf("read settings of the store: %w", err)
+	}
+	a.settings.Store(&s)
+	return nil
+}
+
+func spec(d Device) drivers.Spec {
+	return drivers.Spec{ID: d.ID, Driver: d.Driver, Port: d.Port, Settings: d.Settings}
+}
+
+// Logger writes JSON lines of the level (debug, info, warn, error) to w.
+func Logger(level string, w *os.File) *slog.Logger {
+	var l slog.Level
+	if err := l.UnmarshalText([]byte(level)); err != nil {
+		l = slog.LevelInfo
+	}
+	return slog.New(slog.NewJSONHandler(w, &slog.HandlerOptions{Level: l}))
+}

@@ -1,0 +1,185 @@
+package journal
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/json"
+	"fmt"
+	"math"
+	"strings"
+	"sync"
+
+	"github.com/storelay/storelay/protocol"
+)
+
+const (
+	maxState = 32 << 10 // bytes of a state
+	maxKeys  = 4 << 10  // bytes of all keys of an entry
+	timeForm = "2006-01-02T15:04:05.000Z07:00"
+)
+
+// An Entry is what Append is given: the record's content, and what is remembered with it in
+// the same durable step.
+type Entry struct {
+	Kind     protocol.Kind
+	Day      protocol.Day
+	Body     []byte   // JSON; compacted once, and those bytes are hashed and kept
+	Key      []byte   // protocol.Record.Key: opens the sealed personal fields
+	Keys     []string // idempotency keys, known for RetainFor; 4 KiB in all
+	Digest   [32]byte // of the request behind Keys: the same keys with another digest conflict
+	StateKey string   // "" = none; 256 bytes
+	State    []byte   // kept under StateKey until the next; 32 KiB
+}
+
+// A Receipt says where a record stands.
+type Receipt struct {
+	Position protocol.Position
+	At       string // the record's time, RFC 3339
+	Known    bool   // the keys were known: this is the first record's receipt
+}
+
+// Append returns nil once the record is on disk. An entry with a known key and the same
+// digest is not appended again: the receipt is the first one's, with Known set. With another
+// digest the error is ErrConflict and the receipt names the first position. ErrTooBig: the
+// record's JSON is over protocol.MaxRecord (room for its position and for being appended
+// again after a fork is counted in). ErrFull: the disk is under the floor, nothing was
+// written. After any other error, that of a done ctx too, the record may be on disk or not:
+// ask again with the same key.
+func (j *Journal) Append(ctx context.Context, e Entry) (Receipt, error) {
+	var body bytes.Buffer
+	if err := json.Compact(&body, e.Body); err != nil {
+		return Receipt{}, fmt.Errorf("append %s: body: %w", e.Kind, err)
+	}
+	e.Body = body.Bytes()
+	longest := protocol.Record{
+		Seq: math.MaxUint64, Kind: e.Kind, At: j.opt.Now().Format(timeForm), Mono: math.MaxInt64, Day: e.Day, Body: e.Body, Key: e.Key,
+		Was: &protocol.Was{Epoch: protocol.Epoch(strings.Repeat("0", 32)), Seq: math.MaxUint64},
+	}
+	if n := len(longest.AppendJSON(nil)); n > protocol.MaxRecord {
+		return Receipt{}, fmt.Errorf("append %s: %w: %d bytes, at most %d", e.Kind, ErrTooBig, n, protocol.MaxRecord)
+	}
+	keys := 0
+	for _, k := range e.Keys {
+		keys += len(k)
+	}
+	if len(e.State) > maxState || len(e.StateKey) > 256 || keys > maxKeys {
+		return Receipt{}, fmt.Errorf("append %s: %w: state %d bytes of %d, its key %d of 256, idempotency keys %d of %d",
+			e.Kind, ErrTooBig, len(e.State), maxState, len(e.StateKey), keys, maxKeys)
+	}
+	r := &request{entry: &e, size: len(e.Body) + len(e.State), answer: make(chan answer, 1)}
+	for _, k := range e.Keys {
+		r.hashes = append(r.hashes, hashKey(k))
+	}
+	if !j.queue.put(r) {
+		return Receipt{}, fmt.Errorf("append %s: %w", e.Kind, ErrClosed)
+	}
+	select {
+	case a := <-r.answer:
+		if a.err != nil {
+			return a.receipt, fmt.Errorf("append %s: %w", e.Kind, a.err)
+		}
+		return a.receipt, nil
+	case <-ctx.Done():
+		return Receipt{}, fmt.Errorf("append %s: %w", e.Kind, ctx.Err())
+	}
+}
+
+// State is the last durable State that was appended under the key; nil when none was.
+func (j *Journal) State(key string) ([]byte, error) {
+	j.mu.Lock()
+	s, ok := j.overlay.states[key]
+	j.mu.Unlock()
+	if ok {
+		return bytes.Clone(s.v), nil
+	}
+	v, err := j.db.get(stateKey(key))
+	if err != nil {
+		return nil, fmt.Errorf("state %s: %w", key, err)
+	}
+	return v, nil
+}
+
+// A keyHash stands for an idempotency key.
+type keyHash [16]byte
+
+func hashKey(key string) keyHash {
+	sum := sha256.Sum256([]byte(key))
+	return keyHash(sum[:16])
+}
+
+// A request waits for its group to be committed: an entry or a feed page.
+type request struct {
+	entry  *Entry
+	hashes []keyHash // of entry.Keys
+	page   *protocol.FeedPage
+	size   int // bytes, roughly
+	answer chan answer
+}
+
+type answer struct {
+	receipt Receipt
+	err     error
+}
+
+// A queue hands requests to the committer.
+type queue struct {
+	wake chan struct{} // a value = there is something
+
+	mu     sync.Mutex // guards the rest
+	wait   []*request
+	closed bool
+}
+
+// put is false when the queue is closed.
+func (q *queue) put(r *request) bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if q.closed {
+		return false
+	}
+	q.wait = append(q.wait, r)
+	signal(q.wake)
+	return true
+}
+
+// take removes at most n requests of at most size bytes together, at least one.
+func (q *queue) take(n, size int) []*request {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	i := 0
+	for i < len(q.wait) && i < n && (i == 0 || size >= q.wait[i].size) {
+		size -= q.wait[i].size
+		i++
+	}
+	taken := q.wait[:i:i]
+	if q.wait = q.wait[i:]; len(q.wait) > 0 {
+		signal(q.wake)
+	} else {
+		q.wait = nil
+	}
+	return taken
+}
+
+func (q *queue) len() int {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return len(q.wait)
+}
+
+// close refuses what comes later and returns what still waits.
+func (q *queue) close() []*request {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.closed = true
+	rest := q.wait
+	q.wait = nil
+	return rest
+}
+
+func signal(c chan struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
+	}
+}

@@ -1,0 +1,404 @@
+package journal
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"runtime"
+	"syscall"
+	"time"
+
+	"github.com/storelay/storelay/protocol"
+)
+
+const (
+	groupCount = 256
+	groupBytes = 1 << 20
+)
+
+// A writer is the committer's open segment.
+type writer struct {
+	f       *os.File // nil between segments
+	seg     *segment
+	off     int64
+	nextOrd uint64 // number of the next segment file
+	renew   bool   // a sync failed: another epoch must be drawn before anything is written
+	n       uint64 // number of the newest group
+}
+
+// A group is what was synced together, on its way to the index.
+type group struct {
+	n     uint64
+	parts []part
+	point point // what the index has once it has the group
+}
+
+// A part is one frame, understood.
+type part struct {
+	typ     byte
+	payload []byte
+	rec     *stored
+	hash    protocol.Hash // of rec
+	begins  *epoch        // rec is the seal of this epoch
+	page    *protocol.FeedPage
+	gen     uint64    // where the page goes
+	feed    feedState // after the page
+	swap    bool      // the page ended a snapshot: the generation before is done with
+	ack     *ack
+}
+
+// commitAll is the committer. There is no timer: a group is what came while the one before
+// was synced, and callers that were just answered get a turn to come along.
+func (j *Journal) commitAll(ctx context.Context) error {
+	defer close(j.groups)
+	for {
+		select {
+		case <-j.queue.wake:
+		case <-ctx.Done():
+			rest := j.queue.close()
+			last := &queue{wake: make(chan struct{}, 1), wait: rest}
+			for last.len() > 0 {
+				j.commit(last.take(groupCount, groupBytes))
+			}
+			return j.endRun()
+		}
+		for n := -1; n != j.queue.len() && n < groupCount; {
+			n = j.queue.len()
+			runtime.Gosched()
+		}
+		if reqs := j.queue.take(groupCount, groupBytes); len(reqs) > 0 {
+			j.commit(reqs)
+		}
+	}
+}
+
+// commit makes requests durable and answers them.
+func (j *Journal) commit(reqs []*request) {
+	if err := j.ready(); err != nil {
+		for _, r := range reqs {
+			r.answer <- answer{err: err}
+		}
+		return
+	}
+	g, answers := j.build(reqs)
+	if len(g.parts) == 0 {
+		for i, r := range reqs {
+			r.answer <- answers[i]
+		}
+		return
+	}
+	acks := j.takeAcks(g)
+	if err := j.write(g); err != nil {
+		j.mu.Lock()
+		for ord, a := range acks {
+			if j.ackFile[ord].through < a.through {
+				j.ackFile[ord] = a
+			}
+		}
+		j.mu.Unlock()
+		for _, r := range reqs {
+			r.answer <- answer{err: err}
+		}
+		return
+	}
+	j.durable(g)
+	for i, r := range reqs {
+		r.answer <- answers[i]
+	}
+	j.groups <- g
+}
+
+// ready checks that something may be written.
+func (j *Journal) ready() error {
+	free, err := j.opt.FreeBytes(j.opt.Dir)
+	if err != nil {
+		return fmt.Errorf("read free space: %w", err)
+	}
+	if free < j.opt.FloorBytes {
+		return fmt.Errorf("%w: %d MiB free, %d needed", ErrFull, free>>20, j.opt.FloorBytes>>20)
+	}
+	if j.w.renew {
+		j.mu.Lock()
+		defer j.mu.Unlock()
+		if err := j.drawEpoch(); err != nil {
+			return err
+		}
+		j.w.renew = false
+	}
+	return nil
+}
+
+// current is the epoch that is written to.
+func (j *Journal) current() *epoch {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return j.epochs[len(j.epochs)-1]
+}
+
+// build turns requests into the parts of a group and into the answers that they get once it
+// is durable.
+func (j *Journal) build(reqs []*request) (*group, []answer) {
+	g := &group{}
+	answers := make([]answer, len(reqs))
+	e := j.current() // only this goroutine moves its last and hash
+	seq, prev := e.last, e.hash
+	at, mono := j.opt.Now().Format(timeForm), j.opt.Mono().Milliseconds()
+	add := func(s *stored) {
+		seq++
+		s.ord, s.prev = e.ord, prev
+		s.rec.Seq, s.rec.At, s.rec.Mono = seq, at, mono
+		p := part{typ: typeRecord, payload: s.encode(), rec: s, hash: s.rec.Hash(prev)}
+		if seq == 1 {
+			p.begins = e
+		}
+		g.parts = append(g.parts, p)
+		prev = p.hash
+	}
+	begin := func() {
+		if seq == 0 {
+			add(&stored{rec: protocol.Record{Kind: protocol.KindSeal, Body: j.sealBody(e)}})
+		}
+	}
+	fresh := map[keyHash]known{}
+	feeds := map[string]feedState{}
+	for i, r := range reqs {
+		if r.page != nil {
+			st, ok := feeds[r.page.Feed]
+			if !ok {
+				st = j.feed(r.page.Feed)
+			}
+			next, gen, ok := st.step(r.page)
+			if !ok {
+				continue
+			}
+			begin()
+			feeds[r.page.Feed] = next
+			g.parts = append(g.parts, part{typ: typePage, payload: encodePage(r.page), page: r.page, gen: gen, feed: next, swap: next.active != st.active})
+			continue
+		}
+		k, found, err := j.lookup(r, fresh)
+		if err != nil {
+			answers[i] = answer{err: err}
+			continue
+		}
+		if found {
+			answers[i] = answer{receipt: Receipt{Position: j.position(k), At: k.at, Known: k.digest == r.entry.Digest}}
+			if k.digest != r.entry.Digest {
+				answers[i].err = fmt.Errorf("%w: %s", ErrConflict, answers[i].receipt.Position)
+			}
+			continue
+		}
+		begin()
+		en := r.entry
+		add(&stored{
+			rec:  protocol.Record{Kind: en.Kind, Day: en.Day, Body: en.Body, Key: en.Key},
+			keys: en.Keys, digest: en.Digest, stateKey: en.StateKey, state: en.State,
+		})
+		for _, h := range r.hashes {
+			fresh[h] = known{ord: e.ord, seq: seq, digest: en.Digest, at: at}
+		}
+		answers[i] = answer{receipt: Receipt{Position: protocol.Position{Epoch: e.id, Seq: seq}, At: at}}
+	}
+	g.point = point{ord: e.ord, seq: seq, hash: prev}
+	return g, answers
+}
+
+func (j *Journal) sealBody(e *epoch) []byte {
+	seal := protocol.Seal{BootID: j.opt.BootID, Versions: j.opt.Versions}
+	if e.before != nil {
+		seal.Before = &e.before.mark
+	}
+	body, _ := json.Marshal(seal) // strings, numbers and hashes always encode
+	return body
+}
+
+// lookup finds the first of a request's keys that is known: in the group that is being
+// built, in the groups that the index does not have yet, or in the index.
+func (j *Journal) lookup(r *request, fresh map[keyHash]known) (known, bool, error) {
+	var same *known
+	for _, h := range r.hashes {
+		k, ok := fresh[h]
+		if !ok {
+			j.mu.Lock()
+			v, there := j.overlay.keys[h]
+			j.mu.Unlock()
+			k, ok = v.v, there
+		}
+		if !ok {
+			raw, err := j.db.get(idemKey(h))
+			if err != nil {
+				return known{}, false, fmt.Errorf("look up key: %w", err)
+			}
+			if raw != nil {
+				if k, ok = decodeKnown(raw); ok {
+					ok = !j.expired(k)
+				}
+			}
+		}
+		if ok && k.digest != r.entry.Digest {
+			return k, true, nil
+		}
+		if ok && same == nil {
+			same = &k
+		}
+	}
+	if same == nil {
+		return known{}, false, nil
+	}
+	return *same, true, nil
+}
+
+// expired says that a key is older than RetainFor.
+func (j *Journal) expired(k known) bool {
+	at, err := time.Parse(time.RFC3339Nano, k.at)
+	return err != nil || j.opt.Now().Sub(at) > j.opt.RetainFor
+}
+
+func (j *Journal) position(k known) protocol.Position {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if e := j.ordinal(k.ord); e != nil {
+		return protocol.Position{Epoch: e.id, Seq: k.seq}
+	}
+	return protocol.Position{}
+}
+
+// takeAcks lets the acks that wait ride along with the group.
+func (j *Journal) takeAcks(g *group) map[uint64]ack {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	taken := j.ackFile
+	j.ackFile = map[uint64]ack{}
+	for _, a := range taken {
+		g.parts = append(g.parts, part{typ: typeAck, payload: a.encode(), ack: &a})
+	}
+	return taken
+}
+
+// write puts the group on the disk. After an error nothing of it counts.
+func (j *Journal) write(g *group) error {
+	total := int64(0)
+	for _, p := range g.parts {
+		total += frameHead + int64(len(p.payload))
+	}
+	fresh := false
+	if j.w.f != nil && j.w.off+total+spare > j.w.seg.room {
+		if err := j.endSegment(false); err != nil {
+			j.opt.Log.Warn("segment was not cut to its length", "segment", j.w.nextOrd-1, "err", err)
+		}
+	}
+	if j.w.f == nil {
+		if err := j.beginSegment(total); err != nil {
+			return err
+		}
+		fresh = true
+	}
+	buf := make([]byte, 0, total)
+	for _, p := range g.parts {
+		buf = appendFrame(buf, p.typ, j.w.off, p.payload)
+	}
+	_, err := j.w.f.WriteAt(buf, j.w.off)
+	if err == nil {
+		err = j.datasync(j.w.f)
+	}
+	if err == nil && fresh {
+		err = syncDir(j.opt.Dir)
+	}
+	if err != nil {
+		j.fail(fresh)
+		return fmt.Errorf("write group: %w", err)
+	}
+	j.w.off += total
+	j.w.n++
+	g.n = j.w.n
+	g.point.seg, g.point.off = j.w.seg.ord, j.w.off
+	return nil
+}
+
+// beginSegment creates the next segment file, with room for a group at least.
+func (j *Journal) beginSegment(group int64) error {
+	e := j.current()
+	room := max(j.opt.SegmentBytes, headerRoom+group+spare)
+	h := header{
+		version: formatVersion, origin: j.opt.Origin, ord: j.w.nextOrd, room: room,
+		epoch: e.ord, id: e.id, before: e.before, first: e.last + 1, prev: e.hash,
+	}
+	j.mu.Lock()
+	if n := len(j.segs); n > 0 {
+		h.pred, h.predEnd = j.segs[n-1].ord, j.segs[n-1].end
+	}
+	j.mu.Unlock()
+	j.w.nextOrd++
+	f, err := j.create(&h, room)
+	if errors.Is(err, syscall.ENOSPC) {
+		return fmt.Errorf("%w: %w", ErrFull, err)
+	} else if err != nil {
+		return fmt.Errorf("begin segment: %w", err)
+	}
+	j.w.f, j.w.off = f, headerRoom
+	j.w.seg = &segment{header: h, next: h.first, end: headerRoom, size: room}
+	return nil
+}
+
+// fail ends the segment and the epoch after a failed write or sync. The file is not touched
+// again: the next segment's header says where it ends, or that it never was.
+func (j *Journal) fail(fresh bool) {
+	j.w.f.Close()
+	j.w.f = nil
+	if fresh {
+		// void as it is: no later header will name it
+		if err := os.Remove(j.segmentPath(j.w.seg.ord, false)); err != nil {
+			j.opt.Log.Warn("void segment stays", "segment", j.w.seg.ord, "err", err)
+		}
+	}
+	j.w.renew = j.current().last > 0
+}
+
+// endSegment cuts the open segment to its length and closes it.
+func (j *Journal) endSegment(sync bool) error {
+	f, seg := j.w.f, j.w.seg
+	j.w.f, j.w.seg = nil, nil
+	err := f.Truncate(j.w.off)
+	if err == nil && sync {
+		err = f.Sync()
+	}
+	err = errors.Join(err, f.Close())
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if err == nil {
+		seg.size = seg.end
+	}
+	return err
+}
+
+func (j *Journal) endRun() error {
+	if j.w.f == nil {
+		return nil
+	}
+	if err := j.endSegment(true); err != nil {
+		return fmt.Errorf("end segment: %w", err)
+	}
+	return nil
+}
+
+// durable moves the state to what the group made durable.
+func (j *Journal) durable(g *group) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	e := j.epochs[len(j.epochs)-1]
+	j.waiting += int64(g.point.seq - e.last)
+	e.last, e.hash = g.point.seq, g.point.hash
+	seg := j.w.seg
+	if seg.end == headerRoom {
+		j.segs = append(j.segs, seg)
+	}
+	seg.end, seg.next = g.point.off, g.point.seq+1
+	j.overlay.add(g)
+	for _, p := range g.parts {
+		if p.page != nil {
+			j.feeds[p.page.Feed] = p.feed
+		}
+	}
+}

@@ -1,0 +1,147 @@
+package journal
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"time"
+
+	"github.com/klauspost/compress/zstd"
+)
+
+const (
+	keepEvery     = time.Minute
+	snapshotEvery = 24 * time.Hour
+	flattenEvery  = time.Hour
+	flattenFrom   = 16 << 20 // bytes of the index that are worth it when nothing waits
+)
+
+// keepAll is the keeper: it compresses what is acknowledged, takes snapshots, and drops what
+// the retention rule allows.
+func (j *Journal) keepAll(ctx context.Context) {
+	tick := time.NewTicker(keepEvery)
+	defer tick.Stop()
+	var flattened time.Time
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		if err := j.keep(); err != nil {
+			j.opt.Log.Error("retention failed, nothing is dropped", "err", err)
+		}
+		j.mu.Lock()
+		idle := j.waiting == 0
+		j.mu.Unlock()
+		if lsm, _ := j.db.db.Size(); idle && lsm > flattenFrom && time.Since(flattened) > flattenEvery {
+			flattened = time.Now()
+			if err := j.db.db.Flatten(1); err != nil {
+				j.opt.Log.Warn("index was not made smaller", "err", err)
+			}
+		}
+		j.db.calm()
+	}
+}
+
+// keep does one round of retention. Segments with a record that is not acknowledged are
+// never touched; acknowledged ones are compressed, and dropped RetainFor later, or first when
+// the disk is low, but only if a snapshot holds what they would bring back.
+func (j *Journal) keep() error {
+	if err := j.compress(); err != nil {
+		return err
+	}
+	free, err := j.opt.FreeBytes(j.opt.Dir)
+	if err != nil {
+		return fmt.Errorf("read free space: %w", err)
+	}
+	low := free < 2*j.opt.FloorBytes
+	var due []*segment
+	j.mu.Lock()
+	for _, s := range j.segs {
+		if !s.packed || !low && j.opt.Now().Sub(s.since) < j.opt.RetainFor {
+			break // oldest first, without holes
+		}
+		due = append(due, s)
+	}
+	last := j.snapped
+	j.mu.Unlock()
+	if len(due) > 0 && (last.seg <= due[len(due)-1].ord) || last.seg == 0 || j.opt.Now().Sub(j.snappedAt) >= snapshotEvery {
+		if err := j.Snapshot(); err != nil {
+			return err
+		}
+	}
+	return j.drop(due)
+}
+
+// compress packs the closed segments whose records are all acknowledged.
+func (j *Journal) compress() error {
+	j.mu.Lock()
+	var ready []*segment
+	for i, s := range j.segs {
+		if e := j.ordinal(s.epoch); i+1 < len(j.segs) && !s.packed && e != nil && s.next-1 <= e.acked {
+			ready = append(ready, s)
+		}
+	}
+	j.mu.Unlock()
+	for _, s := range ready {
+		if err := j.pack(s); err != nil {
+			return fmt.Errorf("compress segment %d: %w", s.ord, err)
+		}
+	}
+	return nil
+}
+
+func (j *Journal) pack(s *segment) error {
+	data, err := j.readSegment(s.ord, false, s.end)
+	if err != nil {
+		return err
+	}
+	err = replaceFile(j.segmentPath(s.ord, true), func(w io.Writer) error {
+		z, err := zstd.NewWriter(w, zstd.WithEncoderConcurrency(1), zstd.WithLowerEncoderMem(true))
+		if err != nil {
+			return err
+		}
+		_, err = z.Write(data)
+		return errors.Join(err, z.Close())
+	})
+	if err != nil {
+		return err
+	}
+	info, err := os.Stat(j.segmentPath(s.ord, true))
+	if err != nil {
+		return err
+	}
+	j.files.Lock()
+	defer j.files.Unlock()
+	if err := os.Remove(j.segmentPath(s.ord, false)); err != nil {
+		return err
+	}
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	s.packed, s.size, s.since = true, info.Size(), j.opt.Now()
+	return nil
+}
+
+// drop removes segments that a snapshot covers.
+func (j *Journal) drop(due []*segment) error {
+	j.files.Lock()
+	defer j.files.Unlock()
+	for _, s := range due {
+		j.mu.Lock()
+		covered := j.snapped.seg > s.ord
+		j.mu.Unlock()
+		if !covered {
+			return nil
+		}
+		if err := os.Remove(j.segmentPath(s.ord, true)); err != nil {
+			return fmt.Errorf("drop segment %d: %w", s.ord, err)
+		}
+		j.mu.Lock()
+		j.segs = j.segs[1:]
+		j.mu.Unlock()
+	}
+	return nil
+}

@@ -1,0 +1,160 @@
+package journal
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+
+	"github.com/dgraph-io/badger/v4"
+)
+
+// snapshotKeys are the first bytes of the index's keys that a snapshot holds: everything but
+// the queue, the point and the ring.
+const snapshotKeys = "isrfea"
+
+// Snapshot writes what the index holds beside the queue (keys within RetainFor, states,
+// replicas, acks, every epoch's seal) to a file of its own, synced, as of one point.
+func (j *Journal) Snapshot() error {
+	var p point
+	err := j.db.db.View(func(t *badger.Txn) error {
+		item, err := t.Get(keyPoint)
+		if errors.Is(err, badger.ErrKeyNotFound) {
+			return nil // nothing was accepted yet
+		} else if err != nil {
+			return err
+		}
+		if err := item.Value(func(v []byte) error { p, err = decodePoint(v); return err }); err != nil {
+			return err
+		}
+		return replaceFile(j.snapshotPath(p.n), func(w io.Writer) error { return j.writeSnapshot(t, p, w) })
+	})
+	if err != nil {
+		return fmt.Errorf("write snapshot: %w", err)
+	}
+	if p.n == 0 {
+		return nil
+	}
+	j.mu.Lock()
+	j.snapped, j.snappedAt = p, j.opt.Now()
+	j.mu.Unlock()
+	list, err := j.snapshots()
+	if err != nil {
+		return fmt.Errorf("list snapshots: %w", err)
+	}
+	for _, path := range list[min(2, len(list)):] {
+		if err := os.Remove(path); err != nil {
+			return fmt.Errorf("drop old snapshot: %w", err)
+		}
+	}
+	return nil
+}
+
+func (j *Journal) writeSnapshot(t *badger.Txn, p point, w io.Writer) error {
+	if _, err := w.Write(appendFrame(nil, typeHeader, 0, p.encode())); err != nil {
+		return err
+	}
+	n := uint64(0)
+	put := func(k, v []byte) error {
+		if k[0] == 'i' {
+			if known, ok := decodeKnown(v); !ok || j.expired(known) {
+				return nil
+			}
+		}
+		n++
+		_, err := w.Write(appendFrame(nil, typePair, 0, putBytes(putBytes(nil, k), v)))
+		return err
+	}
+	for i := range len(snapshotKeys) {
+		if err := eachIn(t, []byte{snapshotKeys[i]}, put); err != nil {
+			return err
+		}
+	}
+	if err := eachIn(t, keyLast, put); err != nil {
+		return err
+	}
+	_, err := w.Write(appendFrame(nil, typeEnd, 0, binary.AppendUvarint(nil, n)))
+	return err
+}
+
+func (j *Journal) snapshotPath(n uint64) string {
+	return filepath.Join(j.opt.Dir, fmt.Sprintf("%020d.snap", n))
+}
+
+// snapshots are the snapshot files, newest first.
+func (j *Journal) snapshots() ([]string, error) {
+	type file struct {
+		path string
+		at   int64
+	}
+	paths, err := filepath.Glob(filepath.Join(j.opt.Dir, "*.snap"))
+	if err != nil {
+		return nil, err
+	}
+	var files []file
+	for _, path := range paths {
+		info, err := os.Stat(path)
+		if err != nil {
+			return nil, err
+		}
+		files = append(files, file{path, info.ModTime().UnixNano()})
+	}
+	slices.SortFunc(files, func(a, b file) int { return int(b.at/1000 - a.at/1000) })
+	paths = paths[:0]
+	for _, f := range files {
+		paths = append(paths, f.path)
+	}
+	return paths, nil
+}
+
+// loadSnapshot fills a fresh index from the newest snapshot that is whole, and gives the
+// point that it stands for; false when there is none.
+func (j *Journal) loadSnapshot() (point, bool, error) {
+	paths, err := j.snapshots()
+	if err != nil {
+		return point{}, false, err
+	}
+	for _, path := range paths {
+		data, err := os.ReadFile(path)
+		if err != nil {
+			return point{}, false, err
+		}
+		c := j.db.change()
+		p, ok := readSnapshot(data, c.set)
+		if !ok {
+			c.txn.Discard()
+			j.damaged("snapshot %s is not whole", filepath.Base(path))
+			continue
+		}
+		if err := c.commit(); err != nil {
+			return point{}, false, err
+		}
+		return p, true, nil
+	}
+	return point{}, false, nil
+}
+
+// readSnapshot hands over the pairs of keys and values; false when the file is not whole.
+func readSnapshot(data []byte, set func(k, v []byte)) (p point, whole bool) {
+	n, headed := uint64(0), false
+	_, damage, err := scan(data, 0, func(f frame) (err error) {
+		d := decoder{b: f.payload}
+		switch f.typ {
+		case typeHeader:
+			headed = true
+			p, err = decodePoint(f.payload)
+		case typePair:
+			n++
+			k, v := d.bytes(), d.bytes()
+			set(k, v)
+			err = d.err()
+		case typeEnd:
+			whole = d.uvarint() == n && headed
+		}
+		return err
+	})
+	return p, whole && err == nil && len(damage) == 0
+}

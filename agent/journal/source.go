@@ -1,0 +1,280 @@
+package journal
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"slices"
+
+	"github.com/dgraph-io/badger/v4"
+
+	"github.com/storelay/storelay/protocol"
+	"github.com/storelay/storelay/protocol/link"
+)
+
+var (
+	_ link.Source  = (*Journal)(nil)
+	_ link.Replica = (*Journal)(nil)
+)
+
+// Heads gives the oldest record without an ack and the newest that can be read; see
+// link.Source. A record can be read a moment after Append has returned: Wake tells when.
+func (j *Journal) Heads() (oldest, newest protocol.Position) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	for _, e := range slices.Backward(j.epochs) {
+		if e.visible > 0 {
+			newest = protocol.Position{Epoch: e.id, Seq: e.visible}
+			break
+		}
+	}
+	if j.waiting == 0 {
+		return oldest, newest
+	}
+	for _, e := range j.epochs {
+		if e.visible > e.acked {
+			return protocol.Position{Epoch: e.id, Seq: e.acked + 1}, newest
+		}
+	}
+	return oldest, newest
+}
+
+// Wake receives a value when records have become readable since the last receive.
+func (j *Journal) Wake() <-chan struct{} { return j.wake }
+
+// Next is the position that follows p; see link.Source. The epoch that begins with the next
+// record is known before anything of it is durable. After an epoch that is not known, and
+// after the zero Position, comes the oldest record held.
+func (j *Journal) Next(p protocol.Position) protocol.Position {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	i, e := j.epochOf(p.Epoch)
+	if e == nil {
+		return protocol.Position{Epoch: j.epochs[0].id, Seq: 1}
+	}
+	if p.Seq >= e.last && i+1 < len(j.epochs) {
+		return protocol.Position{Epoch: j.epochs[i+1].id, Seq: 1}
+	}
+	return protocol.Position{Epoch: e.id, Seq: p.Seq + 1}
+}
+
+// Read returns durable records of from's epoch; see link.Source. Records stay readable after
+// their ack for as long as they are retained; ErrGone says that they are not any more, or
+// that the disk has lost them (Damage).
+func (j *Journal) Read(from protocol.Position, maxRecords, maxBytes int) (protocol.Batch, error) {
+	b := protocol.Batch{Epoch: from.Epoch, First: from.Seq}
+	j.mu.Lock()
+	_, e := j.epochOf(from.Epoch)
+	if e == nil || from.Seq == 0 {
+		j.mu.Unlock()
+		return b, fmt.Errorf("read %s: %w: no such position", from, ErrGone)
+	}
+	ord, visible, gone := e.ord, e.visible, e.gone
+	j.mu.Unlock()
+	if from.Seq > visible {
+		return b, nil
+	}
+	maxRecords = min(maxRecords, protocol.MaxRecords)
+	var scratch []byte
+	take := func(s *stored) error {
+		if s.rec.Seq != b.First+uint64(len(b.Records)) || s.rec.Seq > visible {
+			return errStop
+		}
+		scratch = s.rec.AppendJSON(scratch[:0])
+		if maxBytes -= len(scratch) + 1; len(b.Records) > 0 && (maxBytes < 0 || len(b.Records) >= maxRecords) {
+			return errStop
+		}
+		if len(b.Records) == 0 {
+			b.Prev = s.prev
+		}
+		b.Records = append(b.Records, s.rec)
+		return nil
+	}
+	if from.Seq > gone {
+		if err := j.readIndex(ord, from.Seq, take); err != nil && !errors.Is(err, errStop) {
+			return protocol.Batch{}, fmt.Errorf("read %s: %w", from, err)
+		}
+	}
+	if len(b.Records) == 0 { // off the index, or the index has lost it
+		if err := j.readSegments(ord, from.Seq, take); err != nil && !errors.Is(err, errStop) {
+			return protocol.Batch{}, fmt.Errorf("read %s: %w", from, err)
+		}
+	}
+	if len(b.Records) == 0 {
+		return b, fmt.Errorf("read %s: %w", from, ErrGone)
+	}
+	return b, nil
+}
+
+// readIndex visits the intact records of an epoch in the index, from a seq on.
+func (j *Journal) readIndex(ord, seq uint64, visit func(*stored) error) error {
+	return j.db.db.View(func(t *badger.Txn) error {
+		o := badger.DefaultIteratorOptions
+		o.Prefix = queueKey(ord, 0)[:9]
+		it := t.NewIterator(o)
+		defer it.Close()
+		for it.Seek(queueKey(ord, seq)); it.Valid(); it.Next() {
+			v, err := it.Item().ValueCopy(nil)
+			if err != nil {
+				return err
+			}
+			payload, ok := queuedPayload(v)
+			if !ok {
+				return errStop
+			}
+			s, err := decodeStored(payload)
+			if err != nil {
+				return errStop
+			}
+			if err := visit(s); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+// readSegments visits the intact records of an epoch in the segments, from a seq on.
+func (j *Journal) readSegments(ord, seq uint64, visit func(*stored) error) error {
+	j.files.RLock()
+	defer j.files.RUnlock()
+	j.mu.Lock()
+	var segs []segment
+	for _, s := range j.segs {
+		if s.epoch == ord && s.next > seq {
+			segs = append(segs, *s)
+		}
+	}
+	j.mu.Unlock()
+	for _, s := range segs {
+		data, err := j.readSegment(s.ord, s.packed, s.end)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		} else if err != nil {
+			return err
+		}
+		_, _, err = scan(data, headerRoom, func(f frame) error {
+			if f.typ != typeRecord {
+				return nil
+			}
+			r, err := decodeStored(f.payload)
+			if err != nil || r.rec.Seq < seq {
+				return nil // a damaged one is missed by its seq
+			}
+			return visit(r)
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// at reads one record; ErrGone when it is not held.
+func (j *Journal) at(p protocol.Position) (*stored, error) {
+	j.mu.Lock()
+	_, e := j.epochOf(p.Epoch)
+	j.mu.Unlock()
+	if e == nil {
+		return nil, ErrGone
+	}
+	if s, _ := j.db.queuedAt(e.ord, p.Seq); s != nil {
+		return s, nil
+	}
+	var found *stored
+	err := j.readSegments(e.ord, p.Seq, func(s *stored) error {
+		if s.rec.Seq == p.Seq {
+			found = s
+		}
+		return errStop
+	})
+	if err != nil && !errors.Is(err, errStop) {
+		return nil, err
+	}
+	if found == nil {
+		return nil, ErrGone
+	}
+	return found, nil
+}
+
+// Acked takes records off the send queue; see link.Source. A mark of an incarnation below
+// the highest seen changes nothing: that relay is not the present one.
+func (j *Journal) Acked(mark protocol.Mark, incarnation int64) error {
+	if mark.Through == 0 {
+		return nil
+	}
+	j.mu.Lock()
+	_, e := j.epochOf(mark.Epoch)
+	if e == nil || mark.Through > e.last {
+		j.mu.Unlock()
+		return fmt.Errorf("ack %s/%d: %w: it is beyond the newest record", mark.Epoch, mark.Through, ErrFork)
+	}
+	known := mark.Through == e.last && mark.Hash == e.hash
+	acked := e.acked
+	j.mu.Unlock()
+	if !known {
+		s, err := j.at(protocol.Position{Epoch: mark.Epoch, Seq: mark.Through})
+		switch {
+		case err == nil && s.rec.Hash(s.prev) != mark.Hash:
+			return fmt.Errorf("ack %s/%d: %w", mark.Epoch, mark.Through, ErrFork)
+		case errors.Is(err, ErrGone) && mark.Through <= acked: // old, and dropped since
+			return nil
+		case err != nil:
+			return fmt.Errorf("ack %s/%d: %w", mark.Epoch, mark.Through, err)
+		}
+	}
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if incarnation < j.last.incarnation {
+		return nil
+	}
+	l := lastAck{ord: e.ord, mark: mark, incarnation: incarnation}
+	moved := l.after(j.last)
+	if moved {
+		j.last = l
+	}
+	if mark.Through > e.acked {
+		j.waiting -= int64(mark.Through - e.acked)
+		e.acked, moved = mark.Through, true
+	}
+	if moved {
+		j.noteAck(e, mark)
+		signal(j.acks)
+	}
+	return nil
+}
+
+// noteAck lets an epoch's ack be written, to the index and with the next group. The caller
+// holds mu.
+func (j *Journal) noteAck(e *epoch, mark protocol.Mark) {
+	a := ack{ord: e.ord, through: e.acked, hash: mark.Hash, last: j.last}
+	j.ackIndex[e.ord], j.ackFile[e.ord] = a, a
+}
+
+// after says whether l is newer than m: of a higher incarnation, or further.
+func (l lastAck) after(m lastAck) bool {
+	if l.incarnation != m.incarnation || m.ord == 0 {
+		return l.incarnation > m.incarnation || m.ord == 0
+	}
+	return l.ord > m.ord || l.ord == m.ord && l.mark.Through > m.mark.Through
+}
+
+// LastAck is the newest mark of the highest incarnation seen, and that incarnation.
+func (j *Journal) LastAck() (*protocol.Mark, int64) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if j.last.ord == 0 {
+		return nil, j.last.incarnation
+	}
+	mark := j.last.mark
+	return &mark, j.last.incarnation
+}
+
+// Body is the body of a record that is held; ErrGone when it is not any more.
+func (j *Journal) Body(p protocol.Position) ([]byte, error) {
+	s, err := j.at(p)
+	if err != nil {
+		return nil, fmt.Errorf("read body of %s: %w", p, err)
+	}
+	return s.rec.Body, nil
+}

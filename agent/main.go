@@ -1,0 +1,103 @@
+// Command storelay-agent runs on a store's PC: it takes what counters, drawers and tills say,
+// keeps it on disk, and sends it to a relay.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"log/slog"
+	"os"
+	"os/signal"
+	"runtime/debug"
+	"strings"
+	"syscall"
+	_ "time/tzdata" // the store's zone, whatever the PC knows
+
+	"github.com/storelay/storelay/agent/core"
+)
+
+// version is stamped by the build.
+var version = "dev"
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	if err := run(ctx, os.Args[1:]); err != nil && !errors.Is(err, flag.ErrHelp) {
+		fmt.Fprintln(os.Stderr, "storelay-agent:", err)
+		os.Exit(1)
+	}
+}
+
+func run(ctx context.Context, args []string) error {
+	if len(args) == 0 {
+		args = []string{"help"}
+	}
+	switch strings.TrimLeft(args[0], "-") {
+	case "run":
+		return serve(ctx, args[1:])
+	case "check":
+		return check(args[1:])
+	case "version":
+		fmt.Println(version)
+		return nil
+	case "help", "h":
+		fmt.Print(`storelay-agent: the store PC's part of Storelay
+
+Usage: storelay-agent COMMAND [flags]   (COMMAND -h explains its flags)
+
+  run      read devices and tills, and send to the relay, until told to stop
+  check    read the configuration and say all that is wrong with it
+  version  print the version
+`)
+		return nil
+	}
+	return fmt.Errorf("unknown command %q (`storelay-agent help` lists them)", args[0])
+}
+
+// load parses the flags and reads the configuration file.
+func load(name string, args []string) (core.Config, string, error) {
+	set := flag.NewFlagSet("storelay-agent "+name, flag.ContinueOnError)
+	file := set.String("config", core.DefaultConfig(), "configuration `file`")
+	if err := set.Parse(args); err != nil {
+		return core.Config{}, "", err
+	}
+	cfg, err := core.LoadConfig(*file)
+	return cfg, *file, err
+}
+
+func serve(ctx context.Context, args []string) error {
+	cfg, _, err := load("run", args)
+	if err != nil {
+		return err
+	}
+	limitMemory()
+	log := core.Logger(cfg.Log, os.Stderr)
+	slog.SetDefault(log)
+	agent, err := core.New(cfg, core.Options{Version: version, Log: log})
+	if err != nil {
+		return err
+	}
+	return agent.Run(ctx)
+}
+
+// limitMemory keeps the agent small beside a till program; GOGC and GOMEMLIMIT in the
+// environment win.
+func limitMemory() {
+	if os.Getenv("GOGC") == "" {
+		debug.SetGCPercent(50)
+	}
+	if os.Getenv("GOMEMLIMIT") == "" {
+		debug.SetMemoryLimit(48 << 20)
+	}
+}
+
+func check(args []string) error {
+	_, file, err := load("check", args)
+	if err != nil {
+		return err
+	}
+	fmt.Println(file, "is fine")
+	return nil
+}

@@ -1,0 +1,211 @@
+package chain
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"github.com/storelay/storelay/drivers/drivertest"
+)
+
+// The ids of a store's devices and of its till.
+const (
+	Counter     = "door"
+	Drawer      = "drawer-1"
+	Workstation = "1"
+)
+
+// A Store is one store: an agent process, its counter, its printer with a drawer, its till.
+type Store struct {
+	ID      string
+	Agent   *Process
+	API     string // the agent's local address
+	Token   string // of the till
+	Counter *drivertest.Terabee
+	Printer *drivertest.Printer
+	Till    *drivertest.Till
+
+	base drivertest.Passages // who passed before the counter's baseline was known
+	ptys []*drivertest.Pty
+	end  context.CancelFunc // of the simulators
+	done sync.WaitGroup
+}
+
+func (c *Chain) newStore(ctx context.Context, i int) (*Store, error) {
+	s := &Store{ID: storeID(i), Token: fmt.Sprintf("till-secret-of-store-%s", storeID(i))}
+	dir := filepath.Join(c.opts.Dir, "store-"+s.ID)
+	identity := filepath.Join(dir, "identity")
+	if _, err := c.Admin(ctx, "issue", "-chain", Name, "-store", s.ID, "-agent", "pc-"+s.ID, "-out", identity); err != nil {
+		return nil, err
+	}
+	var err error
+	if s.API, err = FreeAddress(); err != nil {
+		return nil, err
+	}
+	counterPort, printerPort := filepath.Join(dir, "tty-counter"), filepath.Join(dir, "tty-printer")
+	relays := make([]string, len(c.Relays))
+	for i, r := range c.Relays {
+		relays[i] = "tls://" + r.MQTT
+	}
+	config := filepath.Join(dir, "agent.yaml")
+	if err := writeJSON(config, map[string]any{
+		"data": filepath.Join(dir, "data"), "identity": identity, "relays": relays, "listen": s.API,
+		"tills": []map[string]any{{"workstation": Workstation, "token": s.Token}},
+		"devices": []map[string]any{
+			{"id": Counter, "driver": "terabee", "port": counterPort, "settings": map[string]any{"interval": c.opts.Interval.String()}},
+			{"id": Drawer, "driver": "escpos", "port": printerPort},
+		},
+	}); err != nil {
+		return nil, err
+	}
+	s.Agent = NewProcess("agent-"+s.ID, c.opts.Dir, c.bin("storelay-agent"), "run", "-config", config)
+	s.Counter = drivertest.NewTerabee(drivertest.TerabeeOptions{Seed: uint64(i + 1)})
+	s.Printer = drivertest.NewPrinter(drivertest.PrinterOptions{OpenLow: i%2 == 1})
+	s.Till = drivertest.NewTill(drivertest.TillOptions{URL: "http://" + s.API, Token: s.Token, Store: s.ID, Workstation: Workstation,
+		Currency: "SEK", Seed: uint64(i + 1), Drawer: Drawer})
+	return s, s.plugIn(counterPort, printerPort)
+}
+
+// plugIn puts the simulators on their pseudo-terminals.
+func (s *Store) plugIn(counterPort, printerPort string) error {
+	ctx, end := context.WithCancel(context.Background())
+	s.end = end
+	for _, d := range []struct {
+		port string
+		run  func(context.Context, *drivertest.Pty) error
+	}{
+		{counterPort, func(ctx context.Context, p *drivertest.Pty) error { return s.Counter.Run(ctx, p) }},
+		{printerPort, func(ctx context.Context, p *drivertest.Pty) error { return s.Printer.Run(ctx, p) }},
+	} {
+		pty, err := drivertest.OpenPty(d.port)
+		if err != nil {
+			return err
+		}
+		s.ptys = append(s.ptys, pty)
+		s.done.Go(func() { _ = pty.Serve(ctx, func() error { return d.run(ctx, pty) }) }) // ends with ctx
+	}
+	return nil
+}
+
+// AgentStatus is the part of the agent's status that the proof looks at.
+type AgentStatus struct {
+	Queue struct {
+		Waiting int64     `json:"waiting"`
+		Oldest  time.Time `json:"oldest"`
+	} `json:"queue"`
+	Devices []struct {
+		ID    string
+		State string
+		Last  *struct{ RawIn, RawOut int64 }
+	} `json:"devices"`
+}
+
+// Status asks the agent.
+func (s *Store) Status(ctx context.Context) (AgentStatus, error) {
+	var status AgentStatus
+	_, err := request(ctx, "http://"+s.API+"/v1/status", s.Token, &status)
+	return status, err
+}
+
+// StartAgent starts the agent, again after it has ended, and waits until it answers and its
+// devices are online. At the first start it lets one person pass, who gives the counter its
+// baseline and is not counted.
+func (s *Store) StartAgent(ctx context.Context) error {
+	if err := s.Agent.Start(); err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
+	defer cancel()
+	online := func(status AgentStatus) bool {
+		for _, d := range status.Devices {
+			if d.State != "online" {
+				return false
+			}
+		}
+		return true
+	}
+	err := s.Agent.until(ctx, func() bool {
+		status, err := s.Status(ctx)
+		return err == nil && online(status)
+	})
+	if err != nil || s.base != (drivertest.Passages{}) {
+		return err
+	}
+	s.Counter.Walk(1, 0)
+	s.base = s.Counter.Truth()
+	return s.Agent.until(ctx, func() bool {
+		status, err := s.Status(ctx)
+		if err != nil {
+			return false
+		}
+		for _, d := range status.Devices {
+			if d.ID == Counter && d.Last != nil && d.Last.RawIn == s.base.In {
+				return true
+			}
+		}
+		return false
+	})
+}
+
+// A Pace is how busy a store is.
+type Pace struct {
+	Visitors time.Duration // mean time between two people who come in
+	Sales    time.Duration // mean time between two sales
+	Seed     uint64
+}
+
+// Trade lets people walk in and out and buy until ctx ends; sales that are under way are
+// finished within grace after that.
+func (s *Store) Trade(ctx context.Context, pace Pace, grace time.Duration) {
+	var g sync.WaitGroup
+	random := rand.New(rand.NewPCG(pace.Seed, 1))
+	g.Go(func() {
+		for pause(ctx, random, pace.Visitors) {
+			s.Counter.Walk(1, 0)
+			if random.IntN(3) > 0 {
+				s.Counter.Walk(0, 1)
+			}
+		}
+	})
+	saleRandom := rand.New(rand.NewPCG(pace.Seed, 2))
+	g.Go(func() {
+		for pause(ctx, saleRandom, pace.Sales) {
+			// A sale that has begun is finished even when trading ends: the customer has paid.
+			saleCtx, cancel := context.WithCancel(context.WithoutCancel(ctx))
+			stop := context.AfterFunc(ctx, func() { time.AfterFunc(grace, cancel) })
+			_, _ = s.Till.Sale(saleCtx) // what was not accepted is not in the till's list
+			stop()
+			cancel()
+			s.Printer.PushIn()
+		}
+	})
+	g.Wait()
+}
+
+// pause waits a random time around mean; false when ctx has ended.
+func pause(ctx context.Context, random *rand.Rand, mean time.Duration) bool {
+	timer := time.NewTimer(time.Duration(random.ExpFloat64() * float64(mean)))
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+		return false
+	case <-timer.C:
+		return true
+	}
+}
+
+func (s *Store) stop() error {
+	err := s.Agent.Stop()
+	if s.end != nil {
+		s.end()
+	}
+	for _, pty := range s.ptys {
+		err = errors.Join(err, pty.Close())
+	}
+	s.done.Wait()
+	return err
+}
