@@ -18,21 +18,22 @@ import (
 var bin string
 
 func TestMain(m *testing.M) {
-	os.Exit(ledgertest.Main(func() int {
-		dir, err := os.MkdirTemp("", "storelay-e2e-")
-		if err != nil {
-			panic(err)
+	dir, err := os.MkdirTemp("", "storelay-e2e-")
+	if err != nil {
+		panic(err)
+	}
+	for _, name := range []string{"agent", "relay"} {
+		build := exec.Command("go", "build", "-o", filepath.Join(dir, "storelay-"+name), "../"+name)
+		if out, err := build.CombinedOutput(); err != nil {
+			panic(fmt.Sprintf("build %s: %v\n%s", name, err, out))
 		}
-		defer os.RemoveAll(dir)
-		for _, name := range []string{"agent", "relay"} {
-			build := exec.Command("go", "build", "-o", filepath.Join(dir, "storelay-"+name), "../"+name)
-			if out, err := build.CombinedOutput(); err != nil {
-				panic(fmt.Sprintf("build %s: %v\n%s", name, err, out))
-			}
-		}
-		bin = dir
-		return m.Run()
-	}))
+	}
+	bin = dir
+	code := ledgertest.Main(m)
+	if err := os.RemoveAll(dir); err != nil {
+		panic(err)
+	}
+	os.Exit(code)
 }
 
 // start starts a chain that is stopped and, when the test failed, whose logs are shown at
