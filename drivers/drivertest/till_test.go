@@ -260,3 +260,21 @@ func TestSameSeedSameReceipts(t *testing.T) {
 		t.Error("tills of seeds 1 and 2 sell the same")
 	}
 }
+
+func TestTillSellsWithoutItsDrawer(t *testing.T) {
+	_, url := newShopAgent(t, 0)
+	till := drivertest.NewTill(drivertest.TillOptions{URL: url, Token: "secret", Store: "0042", Workstation: "till1", Drawer: "gone", Seed: 11})
+	cash := 0
+	for range 20 {
+		receipt, err := till.Sale(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, ok := receipt.Tenders["cash"]; ok {
+			cash++
+		}
+	}
+	if got := len(till.DrawerErrors()); cash == 0 || got != cash {
+		t.Errorf("%d drawer errors for %d cash sales (seed 11)", got, cash)
+	}
+}
