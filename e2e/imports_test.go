@@ -30,14 +30,14 @@ var rooms = map[string][]string{
 	"drivers/drivertest":        {"protocol", "drivers"},
 	"agent":                     {"agent/core"},
 	"agent/core":                {"protocol/...", "config", "drivers/...", "agent/journal"},
-	"agent/journal":             {"protocol"},
+	"agent/journal":             {"protocol", "protocol/link"},
 	"relay":                     {"protocol/...", "relay/..."},
 	"relay/ca":                  {"protocol", "protocol/identity"},
 	"relay/broker":              {"protocol", "protocol/link", "protocol/identity", "relay/ca"},
 	"relay/ledger":              {"protocol"},
 	"relay/ledger/ledgertest":   {"protocol", "relay/ledger"},
 	"relay/connect":             {"protocol", "relay/ledger"},
-	"relay/connect/connecttest": {"protocol"},
+	"relay/connect/connecttest": {"protocol", "relay/ledger"},
 	"relay/api":                 {"protocol", "relay/ledger", "relay/connect"},
 	"relay/web":                 {},
 	"relay/core":                {"protocol/...", "config", "relay/..."},
@@ -54,7 +54,6 @@ var owners = map[string][]string{
 	"github.com/mochi-mqtt/server":        {"relay/broker"},
 	"go.bug.st/serial":                    {"drivers/serialport"},
 	"github.com/creack/pty":               {"drivers/drivertest"},
-	"github.com/kardianos/service":        {"agent"},
 	"modernc.org/sqlite":                  {"relay/ledger"},
 	"github.com/jackc/pgx":                {"relay/ledger", "relay/ledger/ledgertest"},
 	"github.com/pressly/goose":            {"relay/ledger"},
@@ -63,7 +62,6 @@ var owners = map[string][]string{
 	"github.com/goccy/go-yaml":            {"config"},
 	"golang.org/x/":                       {"..."},
 	"pgregory.net/rapid":                  {"protocol/link/linktest", "relay/ledger/ledgertest"},
-	"github.com/rogpeppe/go-internal":     {},
 }
 
 type goPackage struct {

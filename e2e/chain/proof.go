@@ -192,7 +192,7 @@ func (p *Prover) Drain(ctx context.Context, limit time.Duration) (Proof, error) 
 		if lastErr = err; err == nil {
 			last = proof
 			if !proof.Holds() {
-				return proof, fmt.Errorf("the proof does not hold: %s", proof)
+				return proof, fmt.Errorf("the proof does not hold: %s%s", proof, p.detail())
 			}
 			if proof.Drained() {
 				return proof, p.compareMoney(ctx)
@@ -200,10 +200,21 @@ func (p *Prover) Drain(ctx context.Context, limit time.Duration) (Proof, error) 
 		}
 		select {
 		case <-ctx.Done():
-			return last, fmt.Errorf("not drained after %s: %s (%v)", limit, last, lastErr)
+			return last, fmt.Errorf("not drained after %s: %s (%v)%s", limit, last, lastErr, p.detail())
 		case <-tick.C:
 		}
 	}
+}
+
+// detail names what differs, store by store.
+func (p *Prover) detail() string {
+	text := ""
+	for _, s := range p.chain.Stores {
+		committed, accepted := p.count(s)
+		text += fmt.Sprintf("; store %s: sales %d of %d, passages %d of %d, openings %d of %d", s.ID,
+			committed.sales, accepted.sales, committed.passed, accepted.passed, committed.opened, accepted.opened)
+	}
+	return text
 }
 
 // compareMoney compares the tills' own sums with the ledger's records.

@@ -177,13 +177,30 @@ func (s *Store) Trade(ctx context.Context, pace Pace, grace time.Duration) {
 			// A sale that has begun is finished even when trading ends: the customer has paid.
 			saleCtx, cancel := context.WithCancel(context.WithoutCancel(ctx))
 			stop := context.AfterFunc(ctx, func() { time.AfterFunc(grace, cancel) })
-			_, _ = s.Till.Sale(saleCtx) // what was not accepted is not in the till's list
+			receipt, err := s.Till.Sale(saleCtx) // what was not accepted is not in the till's list
 			stop()
 			cancel()
-			s.Printer.PushIn()
+			if _, cash := receipt.Tenders["cash"]; cash && err == nil {
+				s.closeDrawer()
+			}
 		}
 	})
 	g.Wait()
+}
+
+// closeDrawer is the cashier: when the drawer has sprung open, it is pushed in again.
+func (s *Store) closeDrawer() {
+	tick := time.NewTicker(10 * time.Millisecond)
+	defer tick.Stop()
+	for limit := time.After(time.Second); !s.Printer.Opened(); {
+		select {
+		case <-tick.C:
+		case <-limit:
+			return
+		}
+	}
+	<-tick.C
+	s.Printer.PushIn()
 }
 
 // pause waits a random time around mean; false when ctx has ended.
