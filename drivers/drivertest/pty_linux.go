@@ -114,7 +114,7 @@ func (p *Pty) HangUp() error {
 	if p.master == nil {
 		return nil
 	}
-	err := errors.Join(os.Remove(p.path), p.slave.Close(), p.master.Close())
+	err := errors.Join(os.Remove(p.path), p.master.Close(), p.slave.Close())
 	p.master, p.slave = nil, nil
 	close(p.changed)
 	p.changed = make(chan struct{})
@@ -130,6 +130,12 @@ func (p *Pty) line() (*os.File, <-chan struct{}) {
 	return p.master, p.changed
 }
 
+// lost says whether an error is that of a hang-up: the master is closed, or it is about to be
+// and its slave is gone.
+func lost(err error) bool {
+	return errors.Is(err, os.ErrClosed) || errors.Is(err, unix.EIO) || err == io.EOF
+}
+
 // Read reads what the client wrote; ErrHungUp while hung up.
 func (p *Pty) Read(b []byte) (int, error) {
 	master, _ := p.line()
@@ -137,7 +143,7 @@ func (p *Pty) Read(b []byte) (int, error) {
 		return 0, ErrHungUp
 	}
 	n, err := master.Read(b)
-	if errors.Is(err, os.ErrClosed) || err == io.EOF {
+	if lost(err) {
 		err = ErrHungUp
 	}
 	return n, err
@@ -159,7 +165,7 @@ func (p *Pty) Write(b []byte) (int, error) {
 	}
 	n, err := master.Write(b)
 	switch {
-	case errors.Is(err, os.ErrClosed):
+	case lost(err):
 		return n, ErrHungUp
 	case errors.Is(err, os.ErrDeadlineExceeded):
 		return len(b), nil
