@@ -1,0 +1,152 @@
+package core
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"log/slog"
+
+	"github.com/storelay/storelay/protocol"
+)
+
+func TestAllFaultsOfAConfigurationAreNamed(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "agent.yaml")
+	text := `
+data: /tmp/x
+relays: [mqtt://relay]
+listen: 0.0.0.0:80
+zone: Mars/Olympus
+tills: [{workstation: "1", token: short}]
+devices:
+  - {id: door, driver: terabee, port: /dev/ttyACM0, settings: {intervall: 5s}}
+  - {id: door, driver: nobody, port: /dev/ttyACM0}
+colour: red
+`
+	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	_, err := LoadConfig(path)
+	if err == nil {
+		t.Fatal("want an error")
+	}
+	for _, part := range []string{"colour: line 10: unknown key", "relays[0]", "listen", "zone", "tills[0].token", "devices[0].settings.intervall", "devices[1].driver", "devices[1].id"} {
+		if !strings.Contains(err.Error(), part) {
+			t.Errorf("%q is missing in:\n%v", part, err)
+		}
+	}
+}
+
+func TestRejectedBodiesAreKeptWithTheirReport(t *testing.T) {
+	dir := t.TempDir()
+	now := func() time.Time { return time.Date(2026, 11, 22, 10, 0, 0, 0, time.UTC) }
+	r, err := openRejects(dir, now)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 2 { // the same again is the same file
+		if err := r.keep("1-abc", []byte("{bad"), protocol.Faults{{Field: "total", Problem: "missing"}}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if r.kept() != 1 {
+		t.Errorf("kept %d, want 1", r.kept())
+	}
+	body, err := os.ReadFile(filepath.Join(dir, "1-abc.body"))
+	if err != nil || string(body) != "{bad" {
+		t.Errorf("body %q, %v", body, err)
+	}
+	report, err := os.ReadFile(filepath.Join(dir, "1-abc.report"))
+	if err != nil || !strings.Contains(string(report), `"total"`) {
+		t.Errorf("report %s, %v", report, err)
+	}
+	again, err := openRejects(dir, now)
+	if err != nil || again.kept() != 1 || again.used != r.used {
+		t.Errorf("after a restart %d kept, %v", again.kept(), err)
+	}
+	r.limit = r.used
+	if err := r.keep("2-abc", []byte("x"), nil); err == nil {
+		t.Error("the folder grows without bound")
+	}
+}
+
+// TestEDG04ATillsSaleIsOnDiskBeforeItsAnswer drives a whole agent that has no relay.
+func TestEDG04ATillsSaleIsOnDiskBeforeItsAnswer(t *testing.T) {
+	dir := t.TempDir()
+	identityFor(t, filepath.Join(dir, "identity"))
+	const token = "a-secret-of-the-first-till"
+	cfg := Config{Data: dir, Identity: filepath.Join(dir, "identity"), Relays: []string{"tls://127.0.0.1:1"}, Listen: "127.0.0.1:0",
+		Zone: "Europe/Stockholm", Log: "info", Tills: []Till{{Workstation: "1", Token: token}}}
+	run := func() (*Agent, func()) {
+		t.Helper()
+		a, err := New(cfg, Options{Version: "test", Log: slog.New(slog.DiscardHandler)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithCancel(context.Background())
+		done := make(chan error, 1)
+		go func() { done <- a.Run(ctx) }()
+		return a, func() {
+			cancel()
+			if err := <-done; err != nil {
+				t.Error(err)
+			}
+		}
+	}
+	call := func(a *Agent, method, path, body string) (int, string) {
+		t.Helper()
+		req, err := http.NewRequest(method, "http://"+a.Addr().String()+path, bytes.NewReader([]byte(body)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		req.Header.Set("Authorization", "Bearer "+token)
+		req.Header.Set("Content-Type", "application/json")
+		res, err := http.DefaultClient.Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer res.Body.Close()
+		text, err := io.ReadAll(res.Body)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return res.StatusCode, string(text)
+	}
+	sale := func(total int) string {
+		return fmt.Sprintf(`{"sequenceNumber":1,"type":"sale","begin":"2026-11-22T10:00:00+01:00","end":"2026-11-22T10:01:00+01:00","currency":"SEK",
+			"lines":[{"type":"sale","item":"4711","quantity":{"milli":1000},"extendedAmount":12900}],"tenders":[{"type":"card","amount":12900}],"total":%d}`, total)
+	}
+	a, stop := run()
+	status, first := call(a, http.MethodPost, "/v1/transactions", sale(12900))
+	if status != http.StatusCreated {
+		t.Fatalf("status %d: %s", status, first)
+	}
+	stop()
+	a, stop = run()
+	defer stop()
+	if status, again := call(a, http.MethodPost, "/v1/transactions", sale(12900)); status != http.StatusCreated || again != first {
+		t.Errorf("after a restart %d %s, want the same answer %s", status, again, first)
+	}
+	if status, text := call(a, http.MethodPost, "/v1/transactions", sale(99)); status != http.StatusConflict {
+		t.Errorf("other content: %d %s, want 409", status, text)
+	}
+	if status, text := call(a, http.MethodPost, "/v1/transactions", strings.Replace(sale(1), "SEK", "KRO", 1)); status != http.StatusUnprocessableEntity || !strings.Contains(text, `"currency"`) {
+		t.Errorf("unknown currency: %d %s, want 422 that names it", status, text)
+	}
+	code, text := call(a, http.MethodGet, "/v1/status", "")
+	var s Status
+	if err := json.Unmarshal([]byte(text), &s); err != nil || code != http.StatusOK {
+		t.Fatal(code, err, text)
+	}
+	if s.Queue.Waiting != 2 || s.Rejected != 2 || s.Origin.Store != "0001" { // the seal and the sale
+		t.Errorf("status %s, want one sale waiting and two bodies rejected", text)
+	}
+}
