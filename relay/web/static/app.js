@@ -47,7 +47,7 @@ function figures(kpis) {
     ["Visitors", count(kpis?.visitors), kpis?.visitors.quality === "noCounter" ? "no counter" : ""],
     ["Sales", count(kpis?.salesTransactions), ""],
     ["Conversion", percent(kpis?.conversion), kpis?.conversion.quality === "overOne" ? "more customers than visitors" : ""],
-    ["Turnover", money(kpis?.currencies[0]), "incl. VAT"],
+    ["Turnover incl. VAT", money(kpis?.currencies[0]), ""],
   ];
   return rows.map(([name, value, remark]) => {
     const dd = element("dd", {}, value);
