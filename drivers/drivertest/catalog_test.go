@@ -16,7 +16,7 @@ func create(spec drivers.Spec) (drivers.Driver, error) {
 	return catalog.Registry()[spec.Driver].New(spec, serialport.Open)
 }
 
-func TestTerabeeDriver(t *testing.T) {
+func TestEDG02TerabeeDriver(t *testing.T) {
 	for name, short := range map[string]bool{"15-byte frames": false, "11-byte frames": true} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -31,7 +31,7 @@ func TestTerabeeDriver(t *testing.T) {
 	}
 }
 
-func TestLineDriver(t *testing.T) {
+func TestEDG02LineDriver(t *testing.T) {
 	for name, settings := range map[string]map[string]any{
 		"unasked": {"interval": "1s"},
 		"polled":  {"interval": "1s", "poll": "R\r\n", "poll_interval": "200ms"},
@@ -49,7 +49,7 @@ func TestLineDriver(t *testing.T) {
 	}
 }
 
-func TestESCPOSDriver(t *testing.T) {
+func TestEDG03ESCPOSDriver(t *testing.T) {
 	for name, tt := range map[string]struct {
 		low      bool
 		settings map[string]any
