@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/storelay/storelay/protocol"
+	"github.com/storelay/storelay/protocol/link"
 )
 
 // What a caller decides on. ErrFull is 507 and ErrTooBig 413 on the agent's API.
@@ -25,7 +26,7 @@ var (
 	ErrConflict = errors.New("another content is known under this key")
 	ErrTooBig   = errors.New("record is too big")
 	ErrFull     = errors.New("disk is nearly full")
-	ErrFork     = errors.New("the relay's hash is not ours: the disk was cloned or rolled back")
+	ErrFork     = link.ErrFork
 	ErrGone     = errors.New("records are no longer held")
 	errLocked   = errors.New("another process has it open")
 )

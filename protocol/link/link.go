@@ -9,9 +9,14 @@ package link
 
 import (
 	"context"
+	"errors"
 
 	"github.com/storelay/storelay/protocol"
 )
+
+// ErrFork means that a mark of the relay is not of this agent's own records: the disk was
+// cloned or rolled back.
+var ErrFork = errors.New("the relay's hash is not ours: the disk was cloned or rolled back")
 
 // A Source is the agent's durable stream; agent/journal is one. Its methods are safe for
 // concurrent use and never wait for the network.

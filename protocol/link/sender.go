@@ -376,8 +376,11 @@ func (s *Sender) welcome(now time.Time, w *protocol.Welcome) error {
 		return err
 	}
 	for _, mark := range w.Marks {
-		if mark.Through > 0 {
-			s.acked(mark, w.Incarnation)
+		if mark.Through == 0 {
+			continue
+		}
+		if _, err := s.acked(mark, w.Incarnation); err != nil {
+			return err
 		}
 	}
 	s.welcomed, s.next, s.flying, s.stall = true, protocol.Position{}, nil, s.opt.Stall
@@ -388,13 +391,17 @@ func (s *Sender) welcome(now time.Time, w *protocol.Welcome) error {
 	return nil
 }
 
-// acked hands a mark to the source; what the source does not accept as its own is a fork.
-func (s *Sender) acked(mark protocol.Mark, incarnation int64) bool {
-	if err := s.source.Acked(mark, incarnation); err != nil {
+// acked hands a mark to the source. One that is not of the source's own records is a fork;
+// another error is the disk's, and ends the connection so that it is tried again.
+func (s *Sender) acked(mark protocol.Mark, incarnation int64) (bool, error) {
+	err := s.source.Acked(mark, incarnation)
+	if errors.Is(err, ErrFork) {
 		s.note(func(st *Status) { st.Forked = err.Error() })
-		return false
+		return false, nil
+	} else if err != nil {
+		return false, fmt.Errorf("take ack of %s/%d: %w", mark.Epoch, mark.Through, err)
 	}
-	return true
+	return true, nil
 }
 
 func (s *Sender) answer(now time.Time, a *protocol.Answer) error {
@@ -407,7 +414,7 @@ func (s *Sender) answer(now time.Time, a *protocol.Answer) error {
 	}
 	switch a.Verdict {
 	case protocol.VerdictAck:
-		s.ack(now, a)
+		return s.ack(now, a)
 	case protocol.VerdictGap:
 		s.gap(a)
 	case protocol.VerdictTooBig:
@@ -435,9 +442,9 @@ func (s *Sender) answer(now time.Time, a *protocol.Answer) error {
 	return nil
 }
 
-func (s *Sender) ack(now time.Time, a *protocol.Answer) {
-	if !s.acked(protocol.Mark{Epoch: a.Epoch, Through: a.Through, Hash: a.Hash}, a.Incarnation) {
-		return
+func (s *Sender) ack(now time.Time, a *protocol.Answer) error {
+	if ours, err := s.acked(protocol.Mark{Epoch: a.Epoch, Through: a.Through, Hash: a.Hash}, a.Incarnation); err != nil || !ours {
+		return err
 	}
 	progress := false
 	for len(s.flying) > 0 && s.flying[0].epoch == a.Epoch && s.flying[0].last <= a.Through {
@@ -454,6 +461,7 @@ func (s *Sender) ack(now time.Time, a *protocol.Answer) {
 		}
 	}
 	s.note(func(st *Status) { st.LastAck, st.Flying = now, len(s.flying); st.Acked++ })
+	return nil
 }
 
 // gap goes back to where the relay stands, once: the batches behind the gap are answered the

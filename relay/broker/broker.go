@@ -20,7 +20,6 @@ import (
 	"time"
 
 	mqtt "github.com/mochi-mqtt/server/v2"
-	"github.com/mochi-mqtt/server/v2/listeners"
 	"github.com/mochi-mqtt/server/v2/packets"
 
 	"github.com/storelay/storelay/protocol"
@@ -29,10 +28,11 @@ import (
 )
 
 const (
-	writeTimeout  = 15 * time.Second // of one write to an agent's socket
-	allowEvery    = 5 * time.Second  // live connections are checked against Allow
-	pendingWrites = 64               // news that wait for a slow agent; 8192 would cost 64 KiB each
-	packetRoom    = 1 << 10          // of an MQTT packet beside its payload
+	allowEvery    = 5 * time.Second // live connections are checked against Allow
+	pendingWrites = 64              // news that wait for a slow agent; 8192 would cost 64 KiB each
+	packetRoom    = 1 << 10         // of an MQTT packet beside its payload
+	maxKeepAlive  = 300             // seconds; a silent connection is closed after half as much again
+	idDigits      = 16              // hex digits behind the agent's id in a client id
 )
 
 // Options of a Broker.
@@ -55,11 +55,12 @@ type Broker struct {
 
 	mu       sync.Mutex // guards what follows
 	ctx      context.Context
-	sessions map[*mqtt.Client]session
+	sessions map[net.Conn]session
 }
 
 // A session is one connection of an agent.
 type session struct {
+	client *mqtt.Client
 	origin protocol.Origin
 	cert   *x509.Certificate
 	since  time.Time
@@ -71,7 +72,7 @@ func New(o Options) (*Broker, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open MQTT port: %w", err)
 	}
-	b := &Broker{opt: o, listener: tls.NewListener(deadlineListener{tcp}, o.TLS), receiver: link.NewReceiver(o.Sink), sessions: map[*mqtt.Client]session{}}
+	b := &Broker{opt: o, listener: tcp, receiver: link.NewReceiver(o.Sink), sessions: map[net.Conn]session{}}
 	capabilities := mqtt.NewDefaultServerCapabilities()
 	capabilities.MaximumClientWritesPending = pendingWrites
 	capabilities.MaximumPacketSize = protocol.MaxWire + packetRoom
@@ -84,7 +85,7 @@ func New(o Options) (*Broker, error) {
 	if err := b.server.AddHook(&hook{b: b}, nil); err != nil {
 		return nil, errors.Join(fmt.Errorf("set up MQTT: %w", err), tcp.Close())
 	}
-	if err := b.server.AddListener(listeners.NewNet("agents", b.listener)); err != nil {
+	if err := b.server.AddListener(newListener(tcp, o.TLS, o.Log, b.forget)); err != nil {
 		return nil, errors.Join(fmt.Errorf("set up MQTT: %w", err), tcp.Close())
 	}
 	return b, nil
@@ -102,26 +103,6 @@ func (h lowered) Enabled(ctx context.Context, _ slog.Level) bool {
 func (h lowered) Handle(ctx context.Context, r slog.Record) error {
 	r.Level = slog.LevelDebug
 	return h.Handler.Handle(ctx, r)
-}
-
-// A deadlineListener bounds each write to a connection.
-type deadlineListener struct{ net.Listener }
-
-func (l deadlineListener) Accept() (net.Conn, error) {
-	c, err := l.Listener.Accept()
-	if err != nil {
-		return nil, err
-	}
-	return deadlineConn{c}, nil
-}
-
-type deadlineConn struct{ net.Conn }
-
-func (c deadlineConn) Write(p []byte) (int, error) {
-	if err := c.SetWriteDeadline(time.Now().Add(writeTimeout)); err != nil {
-		return 0, err
-	}
-	return c.Conn.Write(p)
 }
 
 // Addr is the address of the port.
@@ -149,15 +130,15 @@ func (b *Broker) Run(ctx context.Context) error {
 
 // recheck closes the connections of agents that are allowed no more.
 func (b *Broker) recheck(ctx context.Context) {
-	for client, s := range b.live() {
+	for _, s := range b.live() {
 		if err := b.opt.Allow(ctx, s.origin, s.cert); err != nil && ctx.Err() == nil {
 			b.opt.Log.Warn("agent is let in no more", "agent", s.origin.String(), "err", err)
-			client.Stop(err)
+			s.client.Stop(err)
 		}
 	}
 }
 
-func (b *Broker) live() map[*mqtt.Client]session {
+func (b *Broker) live() map[net.Conn]session {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return maps.Clone(b.sessions)
@@ -174,9 +155,9 @@ func (b *Broker) Announce(chain string, news protocol.News) error {
 
 // Disconnect closes the live connections of an agent.
 func (b *Broker) Disconnect(from protocol.Origin) {
-	for client, s := range b.live() {
+	for _, s := range b.live() {
 		if s.origin == from {
-			client.Stop(errors.New("disconnected by the relay"))
+			s.client.Stop(errors.New("disconnected by the relay"))
 		}
 	}
 }
@@ -210,8 +191,15 @@ func (b *Broker) running() context.Context {
 func (b *Broker) session(client *mqtt.Client) (session, bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	s, ok := b.sessions[client]
+	s, ok := b.sessions[client.Net.Conn]
 	return s, ok
+}
+
+// forget ends a connection's session, if it had one.
+func (b *Broker) forget(conn net.Conn) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	delete(b.sessions, conn)
 }
 
 // A hook is what the broker library calls, in the connection's own goroutine.
@@ -225,7 +213,7 @@ func (h *hook) ID() string { return "storelay" }
 
 // Provides implements mqtt.Hook.
 func (h *hook) Provides(b byte) bool {
-	return slices.Contains([]byte{mqtt.OnConnectAuthenticate, mqtt.OnACLCheck, mqtt.OnPacketRead, mqtt.OnPublish, mqtt.OnDisconnect}, b)
+	return slices.Contains([]byte{mqtt.OnConnectAuthenticate, mqtt.OnACLCheck, mqtt.OnPacketRead, mqtt.OnPublish}, b)
 }
 
 // OnConnectAuthenticate implements mqtt.Hook: the certificate says who it is.
@@ -237,7 +225,7 @@ func (h *hook) OnConnectAuthenticate(client *mqtt.Client, pk packets.Packet) boo
 	}
 	h.b.mu.Lock()
 	defer h.b.mu.Unlock()
-	h.b.sessions[client] = s
+	h.b.sessions[client.Net.Conn] = s
 	return true
 }
 
@@ -246,25 +234,26 @@ func (h *hook) identify(client *mqtt.Client, pk packets.Packet) (session, error)
 	if !ok || len(conn.ConnectionState().PeerCertificates) == 0 {
 		return session{}, errors.New("no client certificate")
 	}
-	s := session{cert: conn.ConnectionState().PeerCertificates[0], since: time.Now()}
+	s := session{client: client, cert: conn.ConnectionState().PeerCertificates[0], since: time.Now()}
 	var err error
 	if s.origin, err = identity.OriginOf(s.cert); err != nil {
 		return s, err
 	}
-	if !strings.HasPrefix(client.ID, s.origin.Agent) {
-		return s, fmt.Errorf("client id %q does not begin with the agent's id", client.ID)
+	digits, ok := strings.CutPrefix(client.ID, s.origin.Agent)
+	if !ok || len(digits) != idDigits || strings.Trim(digits, "0123456789abcdef") != "" {
+		return s, fmt.Errorf("client id %q is not the agent's id and %d hex digits", client.ID, idDigits)
 	}
-	if pk.Connect.WillFlag {
+	switch c := pk.Connect; {
+	case pk.ProtocolVersion != 4:
+		return s, fmt.Errorf("MQTT protocol level %d, want 4 (MQTT 3.1.1)", pk.ProtocolVersion)
+	case c.WillFlag:
 		return s, errors.New("a will is not taken")
+	case !c.Clean:
+		return s, errors.New("want a clean session")
+	case c.Keepalive == 0 || c.Keepalive > maxKeepAlive:
+		return s, fmt.Errorf("keep alive of %d s, want 1 to %d", c.Keepalive, maxKeepAlive)
 	}
 	return s, h.b.opt.Allow(h.b.running(), s.origin, s.cert)
-}
-
-// OnDisconnect implements mqtt.Hook.
-func (h *hook) OnDisconnect(client *mqtt.Client, _ error, _ bool) {
-	h.b.mu.Lock()
-	defer h.b.mu.Unlock()
-	delete(h.b.sessions, client)
 }
 
 // OnACLCheck implements mqtt.Hook: an agent's own topics and its chain's news, nothing else.
@@ -285,9 +274,10 @@ func (h *hook) OnACLCheck(client *mqtt.Client, topic string, write bool) bool {
 }
 
 // OnPacketRead implements mqtt.Hook: what the contract does not know ends the connection.
+// The library passes over any error but ErrRejectPacket.
 func (h *hook) OnPacketRead(_ *mqtt.Client, pk packets.Packet) (packets.Packet, error) {
 	if pk.FixedHeader.Type == packets.Publish && (pk.FixedHeader.Qos > 1 || pk.FixedHeader.Retain) {
-		return pk, packets.ErrProtocolViolation
+		return pk, packets.ErrRejectPacket
 	}
 	return pk, nil
 }

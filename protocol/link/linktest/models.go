@@ -5,12 +5,12 @@ package linktest
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"strings"
 	"sync"
 
 	"github.com/storelay/storelay/protocol"
+	"github.com/storelay/storelay/protocol/link"
 )
 
 // Origin is the agent of the models.
@@ -133,16 +133,13 @@ func (s *Source) Next(p protocol.Position) protocol.Position {
 	return protocol.Position{Epoch: p.Epoch, Seq: p.Seq + 1}
 }
 
-// ErrFork is what Acked answers to a mark that is not its own.
-var ErrFork = errors.New("the mark is not ours")
-
 // Acked implements link.Source.
 func (s *Source) Acked(m protocol.Mark, incarnation int64) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	i, e := s.find(m.Epoch)
 	if e == nil || m.Through >= uint64(len(e.hashes)) || e.hashes[m.Through] != m.Hash {
-		return ErrFork
+		return link.ErrFork
 	}
 	for _, before := range s.epochs[:i] {
 		before.acked = uint64(len(before.records))
