@@ -58,6 +58,8 @@ func (j *Journal) index(g *group) error {
 
 // apply writes parts to the index and moves its point. Doing so twice changes nothing.
 func (j *Journal) apply(parts []part, p point) error {
+	j.keyMu.Lock()
+	defer j.keyMu.Unlock()
 	c := j.db.change()
 	var swept []string
 	for _, part := range parts {

@@ -57,29 +57,31 @@ type Journal struct {
 	db       *index
 	datasync func(*os.File) error // dataSync; tests let it fail
 
-	queue     queue
-	groups    chan *group   // committer to indexer, in order
-	acks      chan struct{} // a hint to the indexer that acks wait
-	wake      chan struct{}
-	w         writer    // owned by the committer while Run runs
-	indexed   point     // what the index has; owned by the indexer while Run runs
-	snapped   point     // what the newest snapshot of this run has
-	snappedAt time.Time // when it was taken
+	queue   queue
+	groups  chan *group   // committer to indexer, in order
+	acks    chan struct{} // a hint to the indexer that acks wait
+	wake    chan struct{}
+	w       writer     // owned by the committer while Run runs
+	indexed point      // what the index has; owned by the indexer while Run runs
+	snapMu  sync.Mutex // one snapshot is written at a time; taken before mu
+	keyMu   sync.Mutex // one at a time writes idempotency keys to the index: indexer or keeper
 
 	// files is held for reading while a segment file is open for reading, and for writing
 	// while one is renamed or removed. It is taken before mu, never after.
 	files sync.RWMutex
 
-	mu       sync.Mutex // guards all below
-	epochs   []*epoch   // in order; the last one is current, or begins with the next record
-	segs     []*segment // in order
-	overlay  overlay    // durable but not yet in the index
-	feeds    map[string]feedState
-	last     lastAck
-	ackIndex map[uint64]ack // by epoch's ordinal: not yet in the index
-	ackFile  map[uint64]ack // not yet in a segment
-	damage   []string
-	waiting  int64 // durable records without an ack
+	mu        sync.Mutex // guards all below
+	epochs    []*epoch   // in order; the last one is current, or begins with the next record
+	segs      []*segment // in order
+	overlay   overlay    // durable but not yet in the index
+	feeds     map[string]feedState
+	last      lastAck
+	ackIndex  map[uint64]ack // by epoch's ordinal: not yet in the index
+	ackFile   map[uint64]ack // not yet in a segment
+	damage    []string
+	waiting   int64     // durable records without an ack
+	snapped   point     // what the newest snapshot of this run has
+	snappedAt time.Time // when it was taken
 }
 
 // An epoch of this agent.

@@ -1,6 +1,7 @@
 package journal
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -66,9 +67,12 @@ func (j *Journal) keep() error {
 		}
 		due = append(due, s)
 	}
-	last := j.snapped
+	last, lastAt := j.snapped, j.snappedAt
 	j.mu.Unlock()
-	if len(due) > 0 && (last.seg <= due[len(due)-1].ord) || last.seg == 0 || j.opt.Now().Sub(j.snappedAt) >= snapshotEvery {
+	if len(due) > 0 && (last.seg <= due[len(due)-1].ord) || last.seg == 0 || j.opt.Now().Sub(lastAt) >= snapshotEvery {
+		if err := j.purge(); err != nil {
+			return err
+		}
 		if err := j.Snapshot(); err != nil {
 			return err
 		}
@@ -99,6 +103,13 @@ func (j *Journal) pack(s *segment) error {
 	if err != nil {
 		return err
 	}
+	end, broken, err := scan(data, headerRoom, func(frame) error { return nil })
+	if err != nil {
+		return err
+	}
+	if len(broken) > 0 || end < s.end {
+		j.damaged("segment %d: not all of it is readable; its records are acknowledged", s.ord)
+	}
 	err = replaceFile(j.segmentPath(s.ord, true), func(w io.Writer) error {
 		z, err := zstd.NewWriter(w, zstd.WithEncoderConcurrency(1), zstd.WithLowerEncoderMem(true))
 		if err != nil {
@@ -122,6 +133,41 @@ func (j *Journal) pack(s *segment) error {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	s.packed, s.size, s.since = true, info.Size(), j.opt.Now()
+	return nil
+}
+
+// purge takes keys off the index that have expired and whose records are acknowledged.
+func (j *Journal) purge() error {
+	old := func(v []byte) bool {
+		k, ok := decodeKnown(v)
+		return ok && j.expired(k) && k.seq <= j.ackedOf(k.ord)
+	}
+	var keys [][]byte
+	err := j.db.each([]byte{'i'}, func(k, v []byte) error {
+		if old(v) {
+			keys = append(keys, bytes.Clone(k))
+		}
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("purge keys: %w", err)
+	}
+	j.keyMu.Lock()
+	defer j.keyMu.Unlock()
+	c := j.db.change()
+	for _, k := range keys {
+		v, err := j.db.get(k)
+		if err != nil {
+			c.txn.Discard()
+			return fmt.Errorf("purge keys: %w", err)
+		}
+		if v != nil && old(v) { // it may have been accepted anew
+			c.del(k)
+		}
+	}
+	if err := c.commit(); err != nil {
+		return fmt.Errorf("purge keys: %w", err)
+	}
 	return nil
 }
 

@@ -168,7 +168,7 @@ func (j *Journal) fillIndex(why string) (bool, error) {
 		return false, err
 	}
 	if p.n > 0 && len(j.segs) > 0 && p.seg+1 < j.segs[0].ord {
-		return false, j.refill(fmt.Sprintf("it ends at segment %d, the journal begins at %d", p.seg, j.segs[0].ord))
+		return j.refill(fmt.Sprintf("it ends at segment %d, the journal begins at %d", p.seg, j.segs[0].ord))
 	}
 	if p.n > 0 {
 		j.indexed = p
@@ -190,12 +190,11 @@ func (j *Journal) fillIndex(why string) (bool, error) {
 }
 
 // refill makes the index die its known death: set aside and opened fresh.
-func (j *Journal) refill(why string) error {
+func (j *Journal) refill(why string) (bool, error) {
 	if err := errors.Join(j.db.db.Close(), j.db.setAside(j.opt.Log, why, j.opt.Now()), j.db.open(j.opt.Log)); err != nil {
-		return err
+		return true, err
 	}
-	_, err := j.fillIndex(why)
-	return err
+	return j.fillIndex(why)
 }
 
 // loadIndex reads epochs, acks and feeds into memory.

@@ -8,6 +8,8 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
+	"strings"
 
 	"github.com/dgraph-io/badger/v4"
 )
@@ -19,6 +21,8 @@ const snapshotKeys = "isrfea"
 // Snapshot writes what the index holds beside the queue (keys within RetainFor, states,
 // replicas, acks, every epoch's seal) to a file of its own, synced, as of one point.
 func (j *Journal) Snapshot() error {
+	j.snapMu.Lock()
+	defer j.snapMu.Unlock()
 	var p point
 	err := j.db.db.View(func(t *badger.Txn) error {
 		item, err := t.Get(keyPoint)
@@ -30,7 +34,11 @@ func (j *Journal) Snapshot() error {
 		if err := item.Value(func(v []byte) error { p, err = decodePoint(v); return err }); err != nil {
 			return err
 		}
-		return replaceFile(j.snapshotPath(p.n), func(w io.Writer) error { return j.writeSnapshot(t, p, w) })
+		n, err := j.nextSnapshot()
+		if err != nil {
+			return err
+		}
+		return replaceFile(j.snapshotPath(n), func(w io.Writer) error { return j.writeSnapshot(t, p, w) })
 	})
 	if err != nil {
 		return fmt.Errorf("write snapshot: %w", err)
@@ -84,30 +92,23 @@ func (j *Journal) snapshotPath(n uint64) string {
 	return filepath.Join(j.opt.Dir, fmt.Sprintf("%020d.snap", n))
 }
 
+// nextSnapshot is a number above those of all snapshots. It counts files, not time and not
+// writes to the index: a clock is set back, and a fresh index counts from 1 again.
+func (j *Journal) nextSnapshot() (uint64, error) {
+	list, err := j.snapshots()
+	if err != nil || len(list) == 0 {
+		return 1, err
+	}
+	n, err := strconv.ParseUint(strings.TrimSuffix(filepath.Base(list[0]), ".snap"), 10, 64)
+	return n + 1, err
+}
+
 // snapshots are the snapshot files, newest first.
 func (j *Journal) snapshots() ([]string, error) {
-	type file struct {
-		path string
-		at   int64
-	}
 	paths, err := filepath.Glob(filepath.Join(j.opt.Dir, "*.snap"))
-	if err != nil {
-		return nil, err
-	}
-	var files []file
-	for _, path := range paths {
-		info, err := os.Stat(path)
-		if err != nil {
-			return nil, err
-		}
-		files = append(files, file{path, info.ModTime().UnixNano()})
-	}
-	slices.SortFunc(files, func(a, b file) int { return int(b.at/1000 - a.at/1000) })
-	paths = paths[:0]
-	for _, f := range files {
-		paths = append(paths, f.path)
-	}
-	return paths, nil
+	slices.Sort(paths) // the numbers have a fixed width
+	slices.Reverse(paths)
+	return paths, err
 }
 
 // loadSnapshot fills a fresh index from the newest snapshot that is whole, and gives the

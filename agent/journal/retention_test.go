@@ -1,0 +1,191 @@
+package journal
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"sync"
+	"testing"
+	"time"
+)
+
+// clocked gives the rig a clock of its own from the next open on.
+func clocked(r *rig) (forward func(time.Duration)) {
+	var mu sync.Mutex
+	now := time.Now()
+	r.opt.Now = func() time.Time { mu.Lock(); defer mu.Unlock(); return now }
+	return func(d time.Duration) { mu.Lock(); defer mu.Unlock(); now = now.Add(d) }
+}
+
+func TestTheNewestSnapshotIsKeptWhenTheClockIsSetBack(t *testing.T) {
+	r := newRig(t, t.TempDir())
+	ahead := time.Now().AddDate(1, 0, 0)
+	for i := range 3 {
+		r.append(fmt.Sprint(i), fmt.Sprint("key", i))
+		r.settle()
+		if i == 2 {
+			break
+		}
+		if err := r.j.Snapshot(); err != nil {
+			t.Fatal(err)
+		}
+		list, err := r.j.snapshots()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Chtimes(list[0], ahead, ahead); err != nil {
+			t.Fatal(err)
+		}
+	}
+	before, err := r.j.snapshots()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := r.j.Snapshot(); err != nil {
+		t.Fatal(err)
+	}
+	after, err := r.j.snapshots()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(after) != 2 || after[0] <= before[0] || after[1] != before[0] {
+		t.Errorf("snapshots %v after %v, want the new one and the one before", after, before)
+	}
+	r.close()
+}
+
+func TestExpiredKeysLeaveTheIndex(t *testing.T) {
+	r := newRig(t, t.TempDir())
+	r.close()
+	forward := clocked(r)
+	r.opt.RetainFor = time.Hour
+	r.open()
+	var last Receipt
+	for i := range 10 {
+		last = r.append(fmt.Sprint(i), fmt.Sprint("old", i))
+	}
+	r.settle()
+	r.ack(last.Position)
+	r.append(`"waits"`, "waits")
+	forward(48 * time.Hour)
+	r.append(`"young"`, "young")
+	r.settle()
+	if err := r.j.keep(); err != nil {
+		t.Fatal(err)
+	}
+	left := 0
+	err := r.j.db.each([]byte{'i'}, func(_, _ []byte) error { left++; return nil })
+	if left != 2 || err != nil {
+		t.Errorf("%d keys in the index, %v, want the young one and the one of a record without an ack", left, err)
+	}
+	if again := r.append(`"young"`, "young"); !again.Known {
+		t.Error("a young key was purged")
+	}
+	r.close()
+}
+
+func TestSnapshotsOnDemandRunBesideTheKeeper(t *testing.T) {
+	r := newRig(t, t.TempDir())
+	r.append(`1`)
+	r.settle()
+	var g sync.WaitGroup
+	for _, f := range []func() error{r.j.Snapshot, r.j.keep} {
+		g.Go(func() {
+			for range 5 {
+				if err := f(); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	g.Wait()
+	r.close()
+}
+
+// TestAnIndexFromBeforeTheJournalIsRefilled puts an old copy of the index back, whose
+// segments retention has dropped since.
+func TestAnIndexFromBeforeTheJournalIsRefilled(t *testing.T) {
+	r := newRig(t, t.TempDir())
+	first := r.append(`1`, "first")
+	r.settle()
+	r.close()
+	index, old := filepath.Join(r.dir, "index"), filepath.Join(t.TempDir(), "index")
+	if err := os.CopyFS(old, os.DirFS(index)); err != nil {
+		t.Fatal(err)
+	}
+	forward := clocked(r)
+	r.opt.RetainFor = time.Hour
+	r.open()
+	r.ack(first.Position)
+	r.close()
+	for range 3 {
+		r.open()
+		p := r.append(`2`)
+		r.settle()
+		r.ack(p.Position)
+		r.close()
+	}
+	r.open()
+	for i := range 5 {
+		r.append(fmt.Sprint(i), fmt.Sprint("waits", i))
+	}
+	r.settle()
+	for range 2 {
+		if err := r.j.keep(); err != nil {
+			t.Fatal(err)
+		}
+		forward(2 * time.Hour)
+	}
+	want := r.all()
+	if r.j.segs[0].ord < 3 {
+		t.Fatalf("the journal begins at segment %d, want the first ones dropped", r.j.segs[0].ord)
+	}
+	r.close()
+	if err := os.RemoveAll(index); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Rename(old, index); err != nil {
+		t.Fatal(err)
+	}
+	r.open()
+	queue := 0
+	err := r.j.db.each([]byte{'q'}, func(_, _ []byte) error { queue++; return nil })
+	if queue != len(want) || err != nil {
+		t.Errorf("%d records in the index, %v, want %d", queue, err, len(want))
+	}
+	if got := r.all(); fmt.Sprint(bodies(got)) != fmt.Sprint(bodies(want)) {
+		t.Errorf("records %v, want %v", bodies(got), bodies(want))
+	}
+	r.close()
+}
+
+func TestDamageIsNamedBeforeASegmentIsCompressed(t *testing.T) {
+	r := newRig(t, t.TempDir())
+	var last Receipt
+	for i := range 200 {
+		last = r.append(fmt.Sprintf(`{"n":%d,"pad":"%0900d"}`, i, i))
+	}
+	r.settle()
+	path := r.j.segmentPath(2, false)
+	raw, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	raw[len(raw)/2] ^= 1
+	if err := os.WriteFile(path, raw, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	r.ack(last.Position)
+	r.settle()
+	if err := r.j.keep(); err != nil {
+		t.Fatal(err)
+	}
+	if d := r.j.Damage(); len(d) != 1 {
+		t.Errorf("Damage() = %q, want segment 2 named", d)
+	}
+	if _, err := r.j.Append(context.Background(), Entry{Kind: "k", Body: []byte("{}")}); err != nil {
+		t.Error(err)
+	}
+	r.close()
+}
