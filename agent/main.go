@@ -16,6 +16,7 @@ import (
 	_ "time/tzdata" // the store's zone, whatever the PC knows
 
 	"github.com/storelay/storelay/agent/core"
+	"github.com/storelay/storelay/config"
 )
 
 // version is stamped by the build.
@@ -73,7 +74,7 @@ func serve(ctx context.Context, args []string) error {
 		return err
 	}
 	limitMemory()
-	log := core.Logger(cfg.Log, os.Stderr)
+	log := config.Logger(cfg.Log, os.Stderr)
 	slog.SetDefault(log)
 	agent, err := core.New(cfg, core.Options{Version: version, Log: log})
 	if err != nil {

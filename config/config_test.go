@@ -94,3 +94,19 @@ func FuzzParse(f *testing.F) {
 		Parse([]byte(text), &sample{})
 	})
 }
+
+func TestTheLevelDecidesWhatIsLogged(t *testing.T) {
+	for _, level := range []string{"debug", "info", "warn", "error", "loud"} {
+		var f protocol.Faults
+		if CheckLevel(level, &f); (len(f) > 0) != (level == "loud") {
+			t.Errorf("%s: faults %v", level, f)
+		}
+	}
+	var out strings.Builder
+	log := Logger("warn", &out)
+	log.Info("quiet")
+	log.Warn("heard")
+	if s := out.String(); strings.Contains(s, "quiet") || !strings.Contains(s, `"msg":"heard"`) {
+		t.Errorf("logged %s", s)
+	}
+}

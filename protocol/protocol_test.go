@@ -333,6 +333,11 @@ func TestAStoresSettingsNameWhatIsWrong(t *testing.T) {
 	if rule, err := good.Rule(); err != nil || rule.CutOff != 4*time.Hour+30*time.Minute || rule.Zone.String() != good.Zone {
 		t.Errorf("rule %+v, %v", rule, err)
 	}
+	for _, zone := range []string{"", "Local"} {
+		if _, err := (&Store{Zone: zone}).Rule(); err == nil {
+			t.Errorf("zone %q was taken", zone)
+		}
+	}
 	bad := Store{ID: "a b", Zone: "Mars/Olympus", CutOff: "4:30", Currency: "KRO"}
 	var fields []string
 	faults, _ := bad.Validate().(Faults)

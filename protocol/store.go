@@ -41,7 +41,7 @@ func (s *Store) Validate() error {
 func (s *Store) Rule() (DayRule, error) {
 	var f Faults
 	zone, err := time.LoadLocation(s.Zone)
-	if err != nil || s.Zone == "" {
+	if err != nil || s.Zone == "" || s.Zone == "Local" { // each machine has another Local
 		f.Add("zone", "an IANA name such as Europe/Stockholm", "unknown time zone %q", s.Zone)
 	}
 	var cutOff time.Duration

@@ -13,6 +13,7 @@ import (
 	"text/tabwriter"
 	"time"
 
+	"github.com/storelay/storelay/config"
 	"github.com/storelay/storelay/protocol"
 	"github.com/storelay/storelay/protocol/identity"
 	"github.com/storelay/storelay/relay/ca"
@@ -43,8 +44,28 @@ func open(ctx context.Context, set *flag.FlagSet, file *string, args []string) (
 	if err := os.MkdirAll(cfg.Data, 0o700); err != nil {
 		return cfg, nil, fmt.Errorf("make data folder: %w", err)
 	}
-	led, err := ledger.Open(ctx, cfg.Database, ledger.Options{Log: core.Logger(cfg.Log, os.Stderr), Now: time.Now})
+	led, err := ledger.Open(ctx, cfg.Database, ledger.Options{Log: config.Logger(cfg.Log, os.Stderr), Now: time.Now})
 	return cfg, led, err
+}
+
+// splitVerb takes the verb off a command's arguments; without one it is list.
+func splitVerb(args []string) (verb string, rest []string) {
+	if len(args) > 0 && !strings.HasPrefix(args[0], "-") {
+		return args[0], args[1:]
+	}
+	return "list", args
+}
+
+// openChain is open for a command about one chain, which the flag -chain names.
+func openChain(ctx context.Context, set *flag.FlagSet, file, chain *string, args []string) (*ledger.Ledger, error) {
+	_, led, err := open(ctx, set, file, args)
+	if err != nil {
+		return nil, err
+	}
+	if !protocol.ValidID(*chain) {
+		return nil, errors.Join(fmt.Errorf("-chain: %q is not an id", *chain), led.Close())
+	}
+	return led, nil
 }
 
 func serve(ctx context.Context, args []string) error {
@@ -53,7 +74,7 @@ func serve(ctx context.Context, args []string) error {
 	if err != nil {
 		return err
 	}
-	log := core.Logger(cfg.Log, os.Stderr)
+	log := config.Logger(cfg.Log, os.Stderr)
 	slog.SetDefault(log)
 	relay, err := core.New(ctx, cfg, core.Options{Version: version, Log: log})
 	if err != nil {
@@ -170,24 +191,18 @@ func revoke(ctx context.Context, args []string) error {
 }
 
 func token(ctx context.Context, args []string) error {
-	verb, rest := "list", args
-	if len(args) > 0 && !strings.HasPrefix(args[0], "-") {
-		verb, rest = args[0], args[1:]
-	}
+	verb, rest := splitVerb(args)
 	set, file := flags("token " + verb)
 	chain := set.String("chain", "", "`id` of the chain")
 	name := set.String("name", "", "create: what the token is for")
 	scopes := set.String("scopes", "", "create: `list` such as transactions:read,kpis:read")
 	stores := set.String("stores", "", "create: `list` of stores; none = all")
 	id := set.String("id", "", "delete: `id` of the token")
-	_, led, err := open(ctx, set, file, rest)
+	led, err := openChain(ctx, set, file, chain, rest)
 	if err != nil {
 		return err
 	}
 	defer led.Close()
-	if !protocol.ValidID(*chain) {
-		return fmt.Errorf("-chain: %q is not an id", *chain)
-	}
 	switch verb {
 	case "create":
 		if *scopes == "" {
@@ -217,10 +232,7 @@ func token(ctx context.Context, args []string) error {
 }
 
 func store(ctx context.Context, args []string) error {
-	verb, rest := "list", args
-	if len(args) > 0 && !strings.HasPrefix(args[0], "-") {
-		verb, rest = args[0], args[1:]
-	}
+	verb, rest := splitVerb(args)
 	set, file := flags("store " + verb)
 	chain := set.String("chain", "", "`id` of the chain")
 	var s protocol.Store
@@ -229,14 +241,11 @@ func store(ctx context.Context, args []string) error {
 	set.StringVar(&s.Zone, "zone", "", "set: IANA time `zone`, Europe/Stockholm")
 	set.StringVar(&s.CutOff, "cut-off", "00:00", "set: when its business day begins, `HH:MM`")
 	set.StringVar(&s.Currency, "currency", "", "set: ISO 4217 `code`")
-	_, led, err := open(ctx, set, file, rest)
+	led, err := openChain(ctx, set, file, chain, rest)
 	if err != nil {
 		return err
 	}
 	defer led.Close()
-	if !protocol.ValidID(*chain) {
-		return fmt.Errorf("-chain: %q is not an id", *chain)
-	}
 	switch verb {
 	case "set":
 		if err := led.PutStore(ctx, *chain, s); err != nil {
@@ -260,21 +269,15 @@ func store(ctx context.Context, args []string) error {
 }
 
 func quarantine(ctx context.Context, args []string) error {
-	verb, rest := "list", args
-	if len(args) > 0 && !strings.HasPrefix(args[0], "-") {
-		verb, rest = args[0], args[1:]
-	}
+	verb, rest := splitVerb(args)
 	set, file := flags("quarantine " + verb)
 	chain := set.String("chain", "", "`id` of the chain")
 	id := set.String("id", "", "retry: `id` of the record in quarantine")
-	_, led, err := open(ctx, set, file, rest)
+	led, err := openChain(ctx, set, file, chain, rest)
 	if err != nil {
 		return err
 	}
 	defer led.Close()
-	if !protocol.ValidID(*chain) {
-		return fmt.Errorf("-chain: %q is not an id", *chain)
-	}
 	switch verb {
 	case "retry":
 		n, err := strconv.ParseInt(*id, 10, 64)

@@ -13,7 +13,6 @@ import (
 	"math/rand/v2"
 	"net"
 	"net/http"
-	"os"
 	"path/filepath"
 	"sync/atomic"
 	"time"
@@ -239,13 +238,4 @@ func (a *Agent) readSettings() error {
 
 func spec(d Device) drivers.Spec {
 	return drivers.Spec{ID: d.ID, Driver: d.Driver, Port: d.Port, Settings: d.Settings}
-}
-
-// Logger writes JSON lines of the level (debug, info, warn, error) to w.
-func Logger(level string, w *os.File) *slog.Logger {
-	var l slog.Level
-	if err := l.UnmarshalText([]byte(level)); err != nil {
-		l = slog.LevelInfo
-	}
-	return slog.New(slog.NewJSONHandler(w, &slog.HandlerOptions{Level: l}))
 }

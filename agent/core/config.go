@@ -73,11 +73,7 @@ func (c *Config) Validate() protocol.Faults {
 	} else if ip := net.ParseIP(host); host != "localhost" && (ip == nil || !ip.IsLoopback()) {
 		f.Add("listen", "the local API has no TLS, so it listens on this PC alone: 127.0.0.1:8380", "%q is not a loopback address", host)
 	}
-	switch c.Log {
-	case "debug", "info", "warn", "error":
-	default:
-		f.Add("log", "", "want debug, info, warn or error, got %q", c.Log)
-	}
+	config.CheckLevel(c.Log, &f)
 	if c.Zone != "" || c.CutOff != "" {
 		store := protocol.Store{Zone: c.Zone, CutOff: c.CutOff}
 		if _, err := store.Rule(); err != nil {

@@ -90,11 +90,7 @@ func (c *Config) Validate() protocol.Faults {
 	} else if ip := net.ParseIP(host); c.HTTP.Cert == "" && host != "localhost" && (ip == nil || !ip.IsLoopback()) {
 		f.Add("http.listen", "give http.cert and http.key, or listen on 127.0.0.1 behind a proxy that has TLS", "%q is not a loopback address and there is no certificate", host)
 	}
-	switch c.Log {
-	case "debug", "info", "warn", "error":
-	default:
-		f.Add("log", "", "want debug, info, warn or error, got %q", c.Log)
-	}
+	config.CheckLevel(c.Log, &f)
 	names := map[string]bool{}
 	for i, connector := range c.Connectors {
 		at := "connectors[" + strconv.Itoa(i) + "]"

@@ -210,12 +210,3 @@ func (r *Relay) serve(ctx context.Context) error {
 	}
 	return <-stopped
 }
-
-// Logger writes JSON lines of the level (debug, info, warn, error) to w.
-func Logger(level string, w *os.File) *slog.Logger {
-	var l slog.Level
-	if err := l.UnmarshalText([]byte(level)); err != nil {
-		l = slog.LevelInfo
-	}
-	return slog.New(slog.NewJSONHandler(w, &slog.HandlerOptions{Level: l}))
-}
