@@ -28,14 +28,35 @@ func (o Origin) AskTopic() string    { return "sl/1/up/" + o.String() + "/ask" }
 func (o Origin) DownTopic() string   { return "sl/1/down/" + o.String() + "/rx" }
 func NewsTopic(chain string) string  { return "sl/1/down/" + chain + "/news" }
 
-// A Batch is a run of records of one epoch, in order and without holes.
+// A Batch is a run of records of one epoch, in order and without holes. It may begin with a
+// skip over records that the agent does not hold any more.
 type Batch struct {
 	Epoch   Epoch    `json:"epoch"`
-	First   uint64   `json:"first"` // seq of Records[0]
-	Prev    Hash     `json:"prev"`  // hash of record First-1, or the genesis hash
+	First   uint64   `json:"first"`          // Skip.From when there is a skip, else the seq of Records[0]
+	Prev    Hash     `json:"prev"`           // hash of record First-1, or the genesis hash; unknown (zero) is allowed before a skip
+	Skip    *Skip    `json:"skip,omitempty"` // Records begin behind it, and may be none
 	Records []Record `json:"records"`
 	Raw     []byte   `json:"raw,omitempty"` // one record's JSON that the relay could not read, instead of Records
+	// Of names the agent whose records these are when another agent of its chain delivers
+	// them on its behalf (drain): they are quarantined, whatever stands in the ledger.
+	Of *Origin `json:"of,omitempty"`
 }
+
+// A Skip stands for records that were accepted once and that the agent does not hold any
+// more: the relay commits a named hole, raises an alarm and goes on behind it.
+type Skip struct {
+	From   uint64 `json:"from"`
+	To     uint64 `json:"to"`             // >= From
+	Hash   Hash   `json:"hash"`           // of record To
+	Reason string `json:"reason"`         // damaged, trimmed
+	Seal   *Seal  `json:"seal,omitempty"` // a skip over seq 1 carries the lost seal; null = it is not known either
+}
+
+// The reasons of a Skip.
+const (
+	SkipDamaged = "damaged" // the disk lost them
+	SkipTrimmed = "trimmed" // retention dropped them: they had been acknowledged once
+)
 
 // Encode writes the batch with every body as its exact bytes.
 func (b *Batch) Encode() []byte {
@@ -46,7 +67,16 @@ func (b *Batch) Encode() []byte {
 	out := make([]byte, 0, size)
 	out = append(out, `{"epoch":`...)
 	out = appendString(out, string(b.Epoch))
-	out = fmt.Appendf(out, `,"first":%d,"prev":"%s","records":[`, b.First, b.Prev)
+	out = fmt.Appendf(out, `,"first":%d,"prev":"%s"`, b.First, b.Prev)
+	if b.Skip != nil {
+		skip, _ := json.Marshal(b.Skip) // strings, numbers and hashes always encode
+		out = append(append(out, `,"skip":`...), skip...)
+	}
+	if b.Of != nil {
+		of, _ := json.Marshal(b.Of)
+		out = append(append(out, `,"of":`...), of...)
+	}
+	out = append(out, `,"records":[`...)
 	for i := range b.Records {
 		if i > 0 {
 			out = append(out, ',')
@@ -78,24 +108,43 @@ func DecodeBatch(data []byte) (Batch, error) {
 	if len(b.Records) > MaxRecords {
 		faults.Add("records", "", "%d records, at most %d", len(b.Records), MaxRecords)
 	}
-	if (len(b.Records) == 0) == (b.Raw == nil) {
+	switch {
+	case b.Skip == nil && (len(b.Records) == 0) == (b.Raw == nil):
 		faults.Add("records", "", "want records or raw, and not both")
+	case b.Skip != nil && b.Raw != nil:
+		faults.Add("raw", "", "a raw record stands alone")
+	case b.Skip != nil && (b.Skip.From != b.First || b.Skip.To < b.Skip.From || b.Skip.To > 1<<62):
+		faults.Add("skip", "", "%d to %d is no stretch that begins at first, %d", b.Skip.From, b.Skip.To, b.First)
+	case b.Skip != nil && b.Skip.Seal != nil && b.Skip.Seal.Before != nil && !b.Skip.Seal.Before.Epoch.Valid():
+		faults.Add("skip.seal.before.epoch", "", "want 32 hex digits, got %q", b.Skip.Seal.Before.Epoch)
+	}
+	if b.Of != nil && (!ValidID(b.Of.Chain) || !ValidID(b.Of.Store) || !ValidID(b.Of.Agent)) {
+		faults.Add("of", "", "want three ids, got %q", b.Of)
 	}
 	for i := range b.Records {
 		if len(b.Records[i].Body) == 0 {
 			faults.Add(fmt.Sprintf("records[%d].body", i), "", "missing")
 			break
 		}
-		if b.Records[i].Seq != b.First+uint64(i) {
-			faults.Add(fmt.Sprintf("records[%d].seq", i), "", "want %d, got %d", b.First+uint64(i), b.Records[i].Seq)
+		if want := b.Begin() + uint64(i); b.Records[i].Seq != want {
+			faults.Add(fmt.Sprintf("records[%d].seq", i), "", "want %d, got %d", want, b.Records[i].Seq)
 			break
 		}
 	}
 	return b, faults.Err()
 }
 
-// Last is the seq of the last record; First-1 for an empty batch.
-func (b *Batch) Last() uint64 { return b.First + uint64(len(b.Records)) - 1 }
+// Begin is the seq of Records[0]: First, or what follows the skip.
+func (b *Batch) Begin() uint64 {
+	if b.Skip != nil {
+		return b.Skip.To + 1
+	}
+	return b.First
+}
+
+// Last is the seq of the last record, or of the skip when no record follows it; First-1 for
+// an empty batch.
+func (b *Batch) Last() uint64 { return b.Begin() + uint64(len(b.Records)) - 1 }
 
 // A Mark says how far a stream is known: the hash is that of record Through.
 type Mark struct {
@@ -106,8 +155,25 @@ type Mark struct {
 
 // An Ask is what an agent sends on its ask topic: exactly one member is set.
 type Ask struct {
-	Hello *Hello   `json:"hello,omitempty"`
-	Feed  *FeedAsk `json:"feed,omitempty"`
+	Hello *Hello    `json:"hello,omitempty"`
+	Feed  *FeedAsk  `json:"feed,omitempty"`
+	Marks *MarksAsk `json:"marks,omitempty"`
+}
+
+// MaxEpochs is how many epochs one MarksAsk may name.
+const MaxEpochs = 500
+
+// MarksAsk asks how far the ledger knows epochs of the agent, in pages: after the ledger's
+// incarnation has risen, everything that the agent still holds beyond them is sent again.
+type MarksAsk struct {
+	Epochs []Epoch `json:"epochs"`
+}
+
+// Marks answers a MarksAsk: one mark for each epoch asked for, in order; an epoch that is not
+// known stands at 0 with its genesis hash.
+type Marks struct {
+	Incarnation int64  `json:"incarnation"`
+	Marks       []Mark `json:"marks"`
 }
 
 // Hello opens a connection: where the agent's stream stands. Positions are zero when the
@@ -118,6 +184,7 @@ type Hello struct {
 	Incarnation int64    `json:"incarnation"`       // highest incarnation of a ledger that the agent has seen; 0 = none
 	LastAck     *Mark    `json:"lastAck,omitempty"` // the newest ack that was taken
 	Version     string   `json:"version"`           // of the agent's program
+	Time        string   `json:"time,omitempty"`    // the PC's clock, RFC 3339 with offset
 }
 
 // FeedAsk asks for the changes of a feed after the agent's own cursor.
@@ -193,6 +260,7 @@ type Down struct {
 	To      string    `json:"to"`
 	Answer  *Answer   `json:"answer,omitempty"`
 	Welcome *Welcome  `json:"welcome,omitempty"`
+	Marks   *Marks    `json:"marks,omitempty"`
 	Page    *FeedPage `json:"page,omitempty"`
 }
 

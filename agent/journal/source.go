@@ -270,6 +270,15 @@ func (j *Journal) LastAck() (*protocol.Mark, int64) {
 	return &mark, j.last.incarnation
 }
 
+// Fork implements link.Source.
+func (j *Journal) Fork(reason string) error { return fmt.Errorf("%w: %s", ErrFork, reason) }
+
+// Epochs implements link.Source.
+func (j *Journal) Epochs(after protocol.Epoch, n int) []protocol.Epoch { return nil }
+
+// Rewind implements link.Source.
+func (j *Journal) Rewind([]protocol.Mark, int64) error { return ErrGone }
+
 // Body is the body of a record that is held; ErrGone when it is not any more.
 func (j *Journal) Body(p protocol.Position) ([]byte, error) {
 	s, err := j.at(p)

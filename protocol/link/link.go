@@ -27,7 +27,8 @@ type Source interface {
 	Heads() (oldest, newest protocol.Position)
 	// Read returns durable records of from's epoch in order, beginning with from: at most
 	// maxRecords, and as many as stay within maxBytes of JSON (at least one). An empty batch
-	// and a nil error mean that nothing durable is there yet.
+	// and a nil error mean that nothing durable is there yet. When the records from from on are
+	// not held any more, the batch begins with a Skip over them.
 	Read(from protocol.Position, maxRecords, maxBytes int) (protocol.Batch, error)
 	// Next is the position that follows p in the agent's order: the next seq of its epoch,
 	// or seq 1 of the epoch after when p is the last record of a closed epoch. It may not be
@@ -39,6 +40,18 @@ type Source interface {
 	Acked(mark protocol.Mark, incarnation int64) error
 	// LastAck is the newest mark taken and the highest incarnation seen; nil and 0 when none.
 	LastAck() (*protocol.Mark, int64)
+	// Fork closes the epoch that is written to and appends every unacknowledged record of all
+	// epochs once more to a new one, with the position where it was first accepted; the new
+	// epoch's seal says forked. It returns when that is durable, or can be gone on with after a
+	// restart. Reason is shown and logged.
+	Fork(reason string) error
+	// Epochs lists at most n epochs of the agent in order, beginning behind after ("" = from the
+	// oldest): all that ever had a durable record.
+	Epochs(after protocol.Epoch, n int) []protocol.Epoch
+	// Rewind takes the marks of a ledger whose incarnation has risen: what stands beyond them
+	// goes on the send queue again, held or as a skip, and the incarnation counts as seen. All
+	// in one durable step. A mark that is not of the agent's own records is left out.
+	Rewind(marks []protocol.Mark, incarnation int64) error
 	// Wake receives a value when records have become durable since the last receive.
 	Wake() <-chan struct{}
 }
@@ -84,6 +97,8 @@ type Sink interface {
 	Commit(ctx context.Context, from protocol.Origin, batch protocol.Batch) (protocol.Answer, error)
 	// Welcome answers a hello with the marks of the epochs that it names.
 	Welcome(ctx context.Context, from protocol.Origin, hello protocol.Hello) (protocol.Welcome, error)
+	// Marks tells how far epochs of the agent are known.
+	Marks(ctx context.Context, from protocol.Origin, ask protocol.MarksAsk) (protocol.Marks, error)
 	// FeedPage gives the next page of a feed after the agent's cursor.
 	FeedPage(ctx context.Context, from protocol.Origin, ask protocol.FeedAsk) (protocol.FeedPage, error)
 }

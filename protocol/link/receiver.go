@@ -67,7 +67,7 @@ func (r *Receiver) verdict(ctx context.Context, from protocol.Origin, v protocol
 	return &protocol.Down{Answer: &protocol.Answer{Verdict: v, Incarnation: welcome.Incarnation, Reason: reason.Error()}}, nil
 }
 
-// asked answers a hello or a feed request; what cannot be read gets no answer, the agent
+// asked answers a hello, a feed request or a question for marks; what cannot be read gets no answer, the agent
 // asks again.
 func (r *Receiver) asked(ctx context.Context, from protocol.Origin, payload []byte) (*protocol.Down, error) {
 	text, err := r.pack.unpack(payload)
@@ -85,6 +85,9 @@ func (r *Receiver) asked(ctx context.Context, from protocol.Origin, payload []by
 	case ask.Feed != nil:
 		page, err := r.sink.FeedPage(ctx, from, *ask.Feed)
 		return &protocol.Down{Page: &page}, err
+	case ask.Marks != nil && len(ask.Marks.Epochs) <= protocol.MaxEpochs:
+		marks, err := r.sink.Marks(ctx, from, *ask.Marks)
+		return &protocol.Down{Marks: &marks}, err
 	}
 	return nil, nil
 }

@@ -65,21 +65,7 @@ func (l *Ledger) welcome(ctx context.Context, id int64, from protocol.Origin, he
 				scan: func(row scanner) error { known = true; return row.Scan(&state) },
 			},
 			statement{text: "SELECT incarnation FROM ledger", scan: func(row scanner) error { return row.Scan(&w.Incarnation) }},
-			statement{
-				text: keyed("chain, store, agent, epoch", `SELECT s.epoch, s.through, s.hash
-					FROM k JOIN streams s ON s.chain = k.chain AND s.store = k.store AND s.agent = k.agent AND s.epoch = k.epoch`),
-				rows: asked,
-				scan: func(row scanner) error {
-					var m protocol.Mark
-					var through int64
-					var hash []byte
-					err := row.Scan((*string)(&m.Epoch), &through, &hash)
-					m.Through = uint64(through)
-					copy(m.Hash[:], hash)
-					marks[m.Epoch] = m
-					return err
-				},
-			}); err != nil {
+			markStatement(asked, func(m protocol.Mark) { marks[m.Epoch] = m })); err != nil {
 			return err
 		}
 		if known {
@@ -107,6 +93,59 @@ func (l *Ledger) welcome(ctx context.Context, id int64, from protocol.Origin, he
 		lost = ack.Through > marks[ack.Epoch].Through && ack.Epoch.Valid()
 	}
 	return w, lost, nil
+}
+
+// Marks tells how far the ledger knows epochs of an agent, one mark for each, in order; one
+// that is not known stands at 0 with its genesis hash.
+func (l *Ledger) Marks(ctx context.Context, from protocol.Origin, ask protocol.MarksAsk) (protocol.Marks, error) {
+	var m protocol.Marks
+	if err := checkOrigin(from); err != nil {
+		return m, fmt.Errorf("marks: %w", err)
+	}
+	if len(ask.Epochs) > protocol.MaxEpochs {
+		return m, fmt.Errorf("marks %s: %d epochs asked for, at most %d", from, len(ask.Epochs), protocol.MaxEpochs)
+	}
+	id, err := l.chainID(ctx, from.Chain, true)
+	if err != nil {
+		return m, fmt.Errorf("marks %s: %w", from, err)
+	}
+	asked := newRows("ittt")
+	place := map[protocol.Epoch]int{}
+	for i, epoch := range ask.Epochs {
+		place[epoch] = i
+		m.Marks = append(m.Marks, protocol.Mark{Epoch: epoch, Hash: protocol.Genesis(from.Chain, from.Store, from.Agent, epoch)})
+		if epoch.Valid() {
+			asked.add(id, from.Store, from.Agent, string(epoch))
+		}
+	}
+	err = l.db.within(ctx, func(t tx) error {
+		return t.run(ctx, true,
+			statement{text: "SELECT incarnation FROM ledger", scan: func(row scanner) error { return row.Scan(&m.Incarnation) }},
+			markStatement(asked, func(mark protocol.Mark) { m.Marks[place[mark.Epoch]] = mark }))
+	})
+	if err != nil {
+		return protocol.Marks{}, fmt.Errorf("marks %s: %w", from, err)
+	}
+	return m, nil
+}
+
+// markStatement reads the marks of streams; rows are chain, store, agent, epoch.
+func markStatement(asked *rows, found func(protocol.Mark)) statement {
+	return statement{
+		text: keyed("chain, store, agent, epoch", `SELECT s.epoch, s.through, s.hash
+			FROM k JOIN streams s ON s.chain = k.chain AND s.store = k.store AND s.agent = k.agent AND s.epoch = k.epoch`),
+		rows: asked,
+		scan: func(row scanner) error {
+			var m protocol.Mark
+			var through int64
+			var hash []byte
+			err := row.Scan((*string)(&m.Epoch), &through, &hash)
+			m.Through = uint64(through)
+			copy(m.Hash[:], hash)
+			found(m)
+			return err
+		},
+	}
 }
 
 // step is what positions, numbers and feed versions jump to a multiple of when the

@@ -48,6 +48,11 @@ func (s *Source) Begin(n int) {
 		last := uint64(len(before.records))
 		seal.Before = &protocol.Mark{Epoch: before.id, Through: last, Hash: before.hashes[last]}
 	}
+	s.begin(n, seal)
+}
+
+// begin needs s.mu.
+func (s *Source) begin(n int, seal protocol.Seal) {
 	body, err := json.Marshal(seal)
 	if err != nil {
 		panic(err) // it is made of strings and numbers
@@ -157,6 +162,66 @@ func (s *Source) LastAck() (*protocol.Mark, int64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.last, s.incarnation
+}
+
+// Fork implements link.Source.
+func (s *Source) Fork(string) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	type moved struct {
+		record protocol.Record
+		was    protocol.Was
+	}
+	var again []moved
+	for _, e := range s.epochs {
+		e.closed = true
+		for _, r := range e.records[e.acked:] {
+			was := protocol.Was{Epoch: e.id, Seq: r.Seq, SHA256: r.ContentHash()}
+			if r.Was != nil {
+				was = *r.Was
+			}
+			if r.Kind != protocol.KindSeal {
+				again = append(again, moved{r, was})
+			}
+		}
+		e.acked = uint64(len(e.records))
+	}
+	s.begin(len(s.epochs)+1000, protocol.Seal{Before: s.last, Forked: true})
+	e := s.epochs[len(s.epochs)-1]
+	for _, m := range again {
+		s.add(m.record.Kind, m.record.Body)
+		r := &e.records[len(e.records)-1]
+		r.At, r.Was = m.record.At, &m.was
+		e.hashes[r.Seq] = r.Hash(e.hashes[r.Seq-1])
+	}
+	return nil
+}
+
+// Epochs implements link.Source.
+func (s *Source) Epochs(after protocol.Epoch, n int) []protocol.Epoch {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var out []protocol.Epoch
+	i, _ := s.find(after)
+	for _, e := range s.epochs[i+1:] {
+		if len(out) < n {
+			out = append(out, e.id)
+		}
+	}
+	return out
+}
+
+// Rewind implements link.Source.
+func (s *Source) Rewind(marks []protocol.Mark, incarnation int64) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, m := range marks {
+		if _, e := s.find(m.Epoch); e != nil && m.Through < uint64(len(e.hashes)) && e.hashes[m.Through] == m.Hash {
+			e.acked = m.Through
+		}
+	}
+	s.last, s.incarnation = nil, incarnation
+	return nil
 }
 
 // Wake implements link.Source.
@@ -326,6 +391,21 @@ func (s *Sink) Welcome(_ context.Context, _ protocol.Origin, h protocol.Hello) (
 		}
 	}
 	return w, nil
+}
+
+// Marks implements link.Sink.
+func (s *Sink) Marks(_ context.Context, from protocol.Origin, ask protocol.MarksAsk) (protocol.Marks, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	m := protocol.Marks{Incarnation: s.Incarnation}
+	for _, e := range ask.Epochs {
+		mark := protocol.Mark{Epoch: e, Hash: protocol.Genesis(from.Chain, from.Store, from.Agent, e)}
+		if hashes := s.hashes[e]; len(hashes) > 0 {
+			mark.Through, mark.Hash = uint64(len(hashes)-1), hashes[len(hashes)-1]
+		}
+		m.Marks = append(m.Marks, mark)
+	}
+	return m, nil
 }
 
 // Put changes a key of every feed.
