@@ -40,6 +40,8 @@ func run(ctx context.Context, args []string) error {
 		return serve(ctx, args[1:])
 	case "check":
 		return check(args[1:])
+	case "drain":
+		return drain(ctx, args[1:])
 	case "version":
 		fmt.Println(version)
 		return nil
@@ -50,6 +52,7 @@ Usage: storelay-agent COMMAND [flags]   (COMMAND -h explains its flags)
 
   run      read devices and tills, and send to the relay, until told to stop
   check    read the configuration and say all that is wrong with it
+  drain    deliver what a former agent of this PC still holds, after a new enrolment
   version  print the version
 `)
 		return nil
@@ -59,13 +62,50 @@ Usage: storelay-agent COMMAND [flags]   (COMMAND -h explains its flags)
 
 // load parses the flags and reads the configuration file.
 func load(name string, args []string) (core.Config, string, error) {
+	cfg, set, err := loadSet(name, "", args)
+	return cfg, set.Lookup("config").Value.String(), err
+}
+
+// loadSet is load for a command with arguments, which usage tells.
+func loadSet(name, usage string, args []string) (core.Config, *flag.FlagSet, error) {
 	set := flag.NewFlagSet("storelay-agent "+name, flag.ContinueOnError)
 	file := set.String("config", core.DefaultConfig(), "configuration `file`")
+	if usage != "" {
+		set.Usage = func() {
+			fmt.Fprintln(set.Output(), usage)
+			set.PrintDefaults()
+		}
+	}
 	if err := set.Parse(args); err != nil {
-		return core.Config{}, "", err
+		return core.Config{}, set, err
 	}
 	cfg, err := core.LoadConfig(*file)
-	return cfg, *file, err
+	return cfg, set, err
+}
+
+func drain(ctx context.Context, args []string) error {
+	cfg, set, err := loadSet("drain", `Usage: storelay-agent drain [flags] [FOLDER ...]
+
+Delivers the journals of former agents of this PC, under its present identity, into the
+relay's quarantine, where a person decides about them. Without a FOLDER it takes all that
+were set aside in the data folder. The agent may run meanwhile. A folder that is delivered
+is renamed to NAME.drained.
+`, args)
+	if err != nil {
+		return err
+	}
+	folders := set.Args()
+	told := int64(-1)
+	err = core.Drain(ctx, cfg, core.Options{Version: version, Log: config.Logger(cfg.Log, os.Stderr)}, folders, func(p core.DrainProgress) {
+		if p.Waiting != told {
+			fmt.Printf("%s: %d records of %s are left\n", p.Folder, p.Waiting, p.Of)
+			told = p.Waiting
+		}
+	})
+	if err == nil && told < 0 {
+		fmt.Println("nothing is set aside")
+	}
+	return err
 }
 
 func serve(ctx context.Context, args []string) error {

@@ -40,6 +40,17 @@ func (d Day) AddDays(n int) Day {
 	return Day{t.Year(), t.Month(), t.Day()}
 }
 
+// Before says whether d is an earlier day than o.
+func (d Day) Before(o Day) bool {
+	if d.Year != o.Year {
+		return d.Year < o.Year
+	}
+	if d.Month != o.Month {
+		return d.Month < o.Month
+	}
+	return d.Date < o.Date
+}
+
 // MarshalJSON writes the ISO date; the zero Day is "".
 func (d Day) MarshalJSON() ([]byte, error) { return json.Marshal(d.String()) }
 

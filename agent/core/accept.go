@@ -66,6 +66,7 @@ type device struct {
 	seen  time.Time        // last Online
 	last  json.RawMessage  // last body that was accepted, not of a state
 	notes map[string]int64 // how often
+	flaps flapGuard
 }
 
 // stateKey is where the journal keeps the driver's state.
@@ -73,6 +74,10 @@ func (d *device) stateKey() string { return "device/" + d.spec.ID }
 
 // Emit implements drivers.Host.
 func (d *device) Emit(ctx context.Context, kind protocol.Kind, body any, state []byte) error {
+	if e, ok := body.(protocol.DrawerEvent); ok && !d.admit(&e) {
+		d.Note("flapping, not recorded")
+		return nil
+	}
 	text, err := json.Marshal(body)
 	if err != nil {
 		return fmt.Errorf("encode %s of %s: %w", kind, d.spec.ID, err)
@@ -92,6 +97,32 @@ func (d *device) Emit(ctx context.Context, kind protocol.Kind, body any, state [
 		d.last = text
 	}
 	return nil
+}
+
+func (d *device) admit(e *protocol.DrawerEvent) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.flaps.admit(e, d.agent.now())
+}
+
+// tellFlaps writes down how many events of a flapping drawer were left out.
+func (d *device) tellFlaps(ctx context.Context) {
+	now := d.agent.now()
+	d.mu.Lock()
+	reason, count, due := d.flaps.report(now)
+	d.mu.Unlock()
+	if !due {
+		return
+	}
+	state := protocol.DeviceState{Device: d.spec.ID, Driver: d.spec.Driver, Class: d.class, State: protocol.DeviceFault, Reason: reason,
+		Hint: "look at the drawer's switch and its cable", At: now.UTC()}
+	if err := d.Emit(ctx, protocol.KindDevice, state, nil); err != nil {
+		d.agent.log.Warn("flapping drawer not reported, will be tried again", "device", d.spec.ID, "err", err)
+		return
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.flaps.done(count, now)
 }
 
 // day is the business day of what a driver emits: of the end of a count, of the moment of an
@@ -182,6 +213,11 @@ type Status struct {
 	Queue       journal.Stats   `json:"queue"`
 	Devices     []DeviceStatus  `json:"devices"`
 	Rejected    int             `json:"rejected"` // bodies in the rejected folder
+	Damage      []string        `json:"damage,omitempty"`
+	// ClockAheadSeconds is how far the PC's clock is ahead of the relay's last word, negative
+	// when it is behind; only where it is in doubt.
+	ClockAheadSeconds int64    `json:"clockAheadSeconds,omitempty"`
+	SetAside          []string `json:"setAside,omitempty"` // journals of former agents that wait for `storelay-agent drain`
 }
 
 // Status implements till.Agent.
@@ -190,6 +226,7 @@ func (a *Agent) Status() any {
 	s := Status{
 		Version: a.version, Origin: a.origin, Started: a.started.UTC(), Now: now.UTC(), BusinessDay: set.rule.Day(now),
 		Store: set.store, Told: set.told, Link: a.sender.Status(), Queue: a.journal.Stats(), Rejected: a.rejects.kept(),
+		Damage: a.journal.Damage(), ClockAheadSeconds: int64(a.clock.Skew().Seconds()), SetAside: a.aside,
 	}
 	for _, d := range a.devices {
 		s.Devices = append(s.Devices, d.status())

@@ -9,6 +9,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"math/rand/v2"
 	"net"
@@ -35,6 +36,15 @@ type Options struct {
 	Version string
 	Log     *slog.Logger
 	Now     func() time.Time // nil: the system's clock
+
+	// A simulation drives the agent by hand: nothing listens, no goroutine runs, and what is
+	// accepted is on its disk when the call returns. It uses Handler, Host, Sender, RollOver
+	// and Close, and not Run.
+	Inline bool
+	Mono   func() time.Duration // since boot
+	BootID string
+	Random io.Reader   // for epochs
+	Jitter rand.Source // of the link
 }
 
 // An Agent is one store PC's agent. New opens it, Run runs it once.
@@ -46,11 +56,15 @@ type Agent struct {
 	started  time.Time
 	origin   protocol.Origin
 	tls      *tls.Config
+	signer   *signer
+	clock    *clock
+	aside    []string // folders of former agents' journals
 	journal  *journal.Journal
 	sender   *link.Sender
 	rejects  *rejectFolder
 	devices  []*device
 	settings atomic.Pointer[settings]
+	handler  http.Handler
 	listener net.Listener
 }
 
@@ -76,27 +90,44 @@ func New(cfg Config, o Options) (*Agent, error) {
 	if a.rejects, err = openRejects(filepath.Join(cfg.Data, "rejected"), o.Now); err != nil {
 		return nil, err
 	}
-	bootID, mono := boot()
+	if a.signer, err = newSigner(a.origin, a.tls); err != nil {
+		return nil, err
+	}
+	if o.Mono == nil {
+		o.BootID, o.Mono = boot()
+	}
+	if a.clock, err = openClock(filepath.Join(cfg.Data, "clock"), o.Now, o.Mono, o.BootID); err != nil {
+		return nil, err
+	}
+	a.tls.Time = a.clock.validity
+	if !o.Inline {
+		if a.aside, err = setAside(cfg.Data, a.origin, o.Now, a.log); err != nil {
+			return nil, err
+		}
+	}
 	a.journal, err = journal.Open(journal.Options{
-		Dir: filepath.Join(cfg.Data, "journal"), Origin: a.origin, BootID: bootID, Mono: mono, Now: o.Now, Log: a.log,
-		Versions: map[string]string{"agent": o.Version},
+		Dir: journalDir(cfg.Data), Origin: a.origin, BootID: o.BootID, Mono: o.Mono, Now: o.Now, Log: a.log,
+		Versions: map[string]string{"agent": o.Version}, Random: o.Random, Remark: a.signer.remark,
 	})
 	if err != nil {
 		return nil, err
 	}
-	if err := a.wire(); err != nil {
+	if err := a.wire(o); err != nil {
 		return nil, errors.Join(err, a.journal.Close())
 	}
 	return a, nil
 }
 
 // wire makes what stands on the journal.
-func (a *Agent) wire() error {
+func (a *Agent) wire(o Options) error {
 	if err := a.readSettings(); err != nil {
 		return err
 	}
+	if o.Jitter == nil {
+		o.Jitter = rand.NewPCG(rand.Uint64(), rand.Uint64())
+	}
 	a.sender = link.NewSender(a.journal, replica{a.journal, a}, []string{protocol.FeedConfig},
-		link.Options{Version: a.version}, rand.New(rand.NewPCG(rand.Uint64(), rand.Uint64())))
+		link.Options{Version: a.version, Now: a.now, RelayTime: a.heardTime}, rand.New(o.Jitter))
 	registry := catalog.Registry()
 	for _, d := range a.cfg.Devices {
 		entry := registry[d.Driver]
@@ -105,6 +136,13 @@ func (a *Agent) wire() error {
 			return fmt.Errorf("device %s: %w", d.ID, err)
 		}
 		a.devices = append(a.devices, &device{agent: a, spec: d, class: entry.Class, driver: driver})
+	}
+	a.handler = till.NewHandler(till.Options{
+		Agent: a, Store: a.origin.Store, Rule: func() protocol.DayRule { return a.settings.Load().rule },
+		Token: a.workstation, Now: a.now, Log: a.log,
+	})
+	if o.Inline {
+		return nil
 	}
 	var err error
 	a.listener, err = net.Listen("tcp", a.cfg.Listen)
@@ -116,6 +154,38 @@ func (a *Agent) wire() error {
 
 // Addr is the address of the local API.
 func (a *Agent) Addr() net.Addr { return a.listener.Addr() }
+
+// Handler is the local API for the tills.
+func (a *Agent) Handler() http.Handler { return a.handler }
+
+// Sender is the agent's half of the link.
+func (a *Agent) Sender() *link.Sender { return a.sender }
+
+// Host is what the driver of a configured device runs on.
+func (a *Agent) Host(id string) (drivers.Host, bool) {
+	for _, d := range a.devices {
+		if d.spec.ID == id {
+			return d, true
+		}
+	}
+	return nil, false
+}
+
+// Journal is the agent's durable stream.
+func (a *Agent) Journal() *journal.Journal { return a.journal }
+
+// Close ends an agent that does not Run.
+func (a *Agent) Close() error { return a.journal.Close() }
+
+// heardTime takes the relay's time out of a welcome.
+func (a *Agent) heardTime(at time.Time) {
+	if err := a.clock.told(at); err != nil {
+		a.log.Warn("the relay's time is not kept for the next start", "err", err)
+	}
+	if skew := a.clock.Skew(); skew != 0 {
+		a.log.Warn("this PC's clock is wrong; set it, or look at its battery", "ahead", skew.String())
+	}
+}
 
 // Run serves until ctx ends or a part fails for good. What was accepted is flushed before it
 // returns.
@@ -139,6 +209,10 @@ func (a *Agent) Run(ctx context.Context) error {
 			return errors.New("the journal stopped, nothing more can be accepted")
 		}
 	})
+	if _, err := a.RollOver(ctx); err != nil { // before any other record
+		a.log.Error("days are not marked, will be tried again", "err", err)
+	}
+	g.Go(func() error { return a.keepDays(ctx) })
 	for _, d := range a.devices {
 		g.Go(func() error {
 			return drivers.Supervise(ctx, d.spec.ID, d.driver, d, drivers.Options{Driver: d.spec.Driver, Class: d.class, Log: a.log})
@@ -163,16 +237,16 @@ func ignoreDone(err error) error {
 }
 
 func (a *Agent) dial(ctx context.Context, relay string) (link.Conn, error) {
-	return mqtt.Dial(ctx, mqtt.Options{URL: relay, TLS: a.tls, Origin: a.origin, Log: a.log})
+	conn, err := mqtt.Dial(ctx, mqtt.Options{URL: relay, TLS: a.tls, Origin: a.origin, Log: a.log})
+	if err != nil {
+		a.clock.failed()
+	}
+	return conn, err
 }
 
 // serve answers the tills until ctx ends.
 func (a *Agent) serve(ctx context.Context) error {
-	handler := till.NewHandler(till.Options{
-		Agent: a, Store: a.origin.Store, Rule: func() protocol.DayRule { return a.settings.Load().rule },
-		Token: a.workstation, Now: a.now, Log: a.log,
-	})
-	server := &http.Server{Handler: handler, ReadHeaderTimeout: 10 * time.Second, ReadTimeout: time.Minute, IdleTimeout: 2 * time.Minute,
+	server := &http.Server{Handler: a.handler, ReadHeaderTimeout: 10 * time.Second, ReadTimeout: time.Minute, IdleTimeout: 2 * time.Minute,
 		MaxHeaderBytes: 64 << 10, ErrorLog: slog.NewLogLogger(a.log.Handler(), slog.LevelDebug)}
 	stopped := make(chan error, 1)
 	go func() {

@@ -20,6 +20,7 @@ type Config struct {
 	Data     string   `yaml:"data"`     // folder of the journal, the replica and what was rejected
 	Identity string   `yaml:"identity"` // folder of agent.crt, agent.key and ca.crt; default DATA/identity
 	Relays   []string `yaml:"relays"`   // tls://host:port, any of them will do
+	Proxy    string   `yaml:"proxy"`    // http://user:password@host:port or socks5://...; "" = straight to the relay
 	Listen   string   `yaml:"listen"`   // local API for the tills; loopback only
 	Zone     string   `yaml:"zone"`     // business day until head office has said; default: the PC's zone
 	CutOff   string   `yaml:"cutOff"`   // HH:MM
@@ -68,6 +69,9 @@ func (c *Config) Validate() protocol.Faults {
 			f.Add("relays["+strconv.Itoa(i)+"]", "tls://host:port", "not a relay's address: %q", relay)
 		}
 	}
+	if u := c.proxy(); c.Proxy != "" && (u == nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "socks5") {
+		f.Add("proxy", "http://host:port or socks5://host:port, with user:password@ where it asks for one", "not a proxy's address")
+	}
 	if host, _, err := net.SplitHostPort(c.Listen); err != nil {
 		f.Add("listen", "127.0.0.1:8380", "not host:port: %q", c.Listen)
 	} else if ip := net.ParseIP(host); host != "localhost" && (ip == nil || !ip.IsLoopback()) {
@@ -86,6 +90,15 @@ func (c *Config) Validate() protocol.Faults {
 		specs[i] = spec(d)
 	}
 	return append(f, catalog.Check(specs)...)
+}
+
+// proxy is the configured proxy; nil when there is none, or when it is no address.
+func (c *Config) proxy() *url.URL {
+	if c.Proxy == "" {
+		return nil
+	}
+	u, _ := url.Parse(c.Proxy) // Validate says what is wrong with it, and not the password in it
+	return u
 }
 
 func (c *Config) validateTills(f *protocol.Faults) {

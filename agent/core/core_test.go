@@ -146,7 +146,7 @@ func TestEDG04ATillsSaleIsOnDiskBeforeItsAnswer(t *testing.T) {
 	if err := json.Unmarshal([]byte(text), &s); err != nil || code != http.StatusOK {
 		t.Fatal(code, err, text)
 	}
-	if s.Queue.Waiting != 2 || s.Rejected != 2 || s.Origin.Store != "0001" { // the seal and the sale
+	if s.Queue.Waiting != 3 || s.Rejected != 2 || s.Origin.Store != "0001" { // the seal, the mark of the day before, the sale
 		t.Errorf("status %s, want one sale waiting and two bodies rejected", text)
 	}
 }

@@ -19,13 +19,17 @@ import (
 
 // identityFor writes the folder of an agent that vouches for itself.
 func identityFor(t *testing.T, dir string) {
+	identityOf(t, dir, protocol.Origin{Chain: "demo", Store: "0001", Agent: "pc-1"})
+}
+
+func identityOf(t *testing.T, dir string, o protocol.Origin) {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		t.Fatal(err)
 	}
 	template := &x509.Certificate{SerialNumber: big.NewInt(1), NotAfter: time.Now().Add(time.Hour),
-		URIs: []*url.URL{identity.URI(protocol.Origin{Chain: "demo", Store: "0001", Agent: "pc-1"})}}
+		URIs: []*url.URL{identity.URI(o)}}
 	der, err := x509.CreateCertificate(rand.Reader, template, template, &key.PublicKey, key)
 	if err != nil {
 		t.Fatal(err)

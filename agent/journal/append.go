@@ -30,6 +30,10 @@ type Entry struct {
 	Digest   [32]byte // of the request behind Keys: the same keys with another digest conflict
 	StateKey string   // "" = none; 256 bytes
 	State    []byte   // kept under StateKey until the next; 32 KiB
+
+	// Make, when set, makes the body from the mark of the record before, while the record's
+	// place is being given out: Body is ignored.
+	Make func(head protocol.Mark) ([]byte, error)
 }
 
 // A Receipt says where a record stands.
@@ -47,6 +51,9 @@ type Receipt struct {
 // written. After any other error, that of a done ctx too, the record may be on disk or not:
 // ask again with the same key.
 func (j *Journal) Append(ctx context.Context, e Entry) (Receipt, error) {
+	if e.Make != nil {
+		e.Body = []byte("{}")
+	}
 	var body bytes.Buffer
 	if err := json.Compact(&body, e.Body); err != nil {
 		return Receipt{}, fmt.Errorf("append %s: body: %w", e.Kind, err)

@@ -192,6 +192,14 @@ func (j *Journal) build(reqs []*request) (*group, []answer) {
 		}
 		begin()
 		en := r.entry
+		if en.Make != nil {
+			made, err := en.Make(protocol.Mark{Epoch: e.id, Through: seq, Hash: prev})
+			if err != nil {
+				answers[i] = answer{err: err}
+				continue
+			}
+			en.Body = made
+		}
 		add(&stored{
 			rec:  protocol.Record{Kind: en.Kind, Day: en.Day, Body: en.Body, Key: en.Key},
 			keys: en.Keys, digest: en.Digest, stateKey: en.StateKey, state: en.State,

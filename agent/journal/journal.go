@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -40,6 +41,9 @@ type Options struct {
 	Now      func() time.Time
 	Mono     func() time.Duration // since the PC booted
 	Random   io.Reader            // for epochs; crypto/rand
+
+	// Remark makes the body of a day mark anew that is appended again behind head.
+	Remark func(old protocol.DayMark, head protocol.Mark) ([]byte, error)
 
 	SegmentBytes int64         // 4 MiB
 	RetainFor    time.Duration // acknowledged records and idempotency keys stay known; 14 days
@@ -181,6 +185,33 @@ func (j *Journal) Close() error {
 		return fmt.Errorf("close journal: %w", err)
 	}
 	return nil
+}
+
+// Owner reads from the segments in dir whose journal it is; fs.ErrNotExist when there is none.
+func Owner(dir string) (protocol.Origin, error) {
+	names, err := filepath.Glob(filepath.Join(dir, "*.seg*"))
+	if err != nil {
+		return protocol.Origin{}, fmt.Errorf("look for segments: %w", err)
+	}
+	err = fs.ErrNotExist
+	for _, name := range names {
+		ord, packed, ok := parseSegmentName(filepath.Base(name))
+		if !ok {
+			continue
+		}
+		j := Journal{opt: Options{Dir: dir}}
+		data, readErr := j.readSegment(ord, packed, headerRoom)
+		if readErr != nil {
+			err = readErr
+			continue
+		}
+		h, headErr := headerOf(data)
+		if headErr == nil {
+			return h.origin, nil
+		}
+		err = fmt.Errorf("segment %d: %w", ord, headErr)
+	}
+	return protocol.Origin{}, fmt.Errorf("owner of journal %s: %w", dir, err)
 }
 
 // Stats of a journal.

@@ -13,13 +13,15 @@ import (
 
 // Options of a Sender; zero values are the defaults.
 type Options struct {
-	Version    string        // of the agent's program, told in the hello
-	MaxRecords int           // in a batch; 500
-	MaxBytes   int           // JSON of a batch; 1 MiB
-	Window     int           // batches under way at most; 8
-	Stall      time.Duration // without an answer for so long, send again; 3 s, doubling
-	MaxStall   time.Duration // 15 s
-	FeedEvery  time.Duration // each feed is asked again after so long, with jitter; 60 s
+	Version    string           // of the agent's program, told in the hello
+	Now        func() time.Time // the PC's clock, told in the hello; nil = not told
+	RelayTime  func(time.Time)  // is told the time of each welcome; nil = nobody wants it
+	MaxRecords int              // in a batch; 500
+	MaxBytes   int              // JSON of a batch; 1 MiB
+	Window     int              // batches under way at most; 8
+	Stall      time.Duration    // without an answer for so long, send again; 3 s, doubling
+	MaxStall   time.Duration    // 15 s
+	FeedEvery  time.Duration    // each feed is asked again after so long, with jitter; 60 s
 }
 
 const (
@@ -203,7 +205,11 @@ func (s *Sender) hello(now time.Time) ([]Out, time.Time, error) {
 	s.stall = min(2*s.stall, s.opt.MaxStall)
 	oldest, newest := s.source.Heads()
 	last, incarnation := s.source.LastAck()
-	payload, err := json.Marshal(protocol.Ask{Hello: &protocol.Hello{Oldest: oldest, Newest: newest, Incarnation: incarnation, LastAck: last, Version: s.opt.Version}})
+	hello := protocol.Hello{Oldest: oldest, Newest: newest, Incarnation: incarnation, LastAck: last, Version: s.opt.Version}
+	if s.opt.Now != nil {
+		hello.Time = s.opt.Now().Format(time.RFC3339)
+	}
+	payload, err := json.Marshal(protocol.Ask{Hello: &hello})
 	if err != nil {
 		return nil, time.Time{}, fmt.Errorf("encode hello: %w", err)
 	}
@@ -382,6 +388,9 @@ func (s *Sender) welcome(now time.Time, w *protocol.Welcome) error {
 		if _, err := s.acked(mark, w.Incarnation); err != nil {
 			return err
 		}
+	}
+	if at, err := time.Parse(time.RFC3339, w.Time); err == nil && s.opt.RelayTime != nil {
+		s.opt.RelayTime(at)
 	}
 	s.welcomed, s.next, s.flying, s.stall = true, protocol.Position{}, nil, s.opt.Stall
 	for i := range s.feeds {

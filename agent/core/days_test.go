@@ -1,0 +1,186 @@
+package core
+
+import (
+	"context"
+	"crypto/x509"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/storelay/storelay/protocol"
+)
+
+// A desk is an agent whose journal runs, without devices, listener and link, at a time that
+// the test sets.
+type desk struct {
+	*Agent
+	t    *testing.T
+	now  time.Time
+	mono time.Duration
+	dir  string
+	stop func()
+}
+
+func newDesk(t *testing.T, at time.Time) *desk {
+	d := &desk{t: t, now: at, dir: t.TempDir()}
+	identityFor(t, filepath.Join(d.dir, "identity"))
+	d.start()
+	t.Cleanup(func() { d.stop() })
+	return d
+}
+
+func (d *desk) start() {
+	d.t.Helper()
+	var err error
+	d.Agent, err = New(Config{Data: d.dir, Identity: filepath.Join(d.dir, "identity"), Relays: []string{"tls://127.0.0.1:1"}, Zone: "Europe/Stockholm", CutOff: "04:00"},
+		Options{Version: "test", Log: slog.New(slog.DiscardHandler), Inline: true, Now: func() time.Time { return d.now }, Mono: func() time.Duration { return d.mono }, BootID: "b"})
+	if err != nil {
+		d.t.Fatal(err)
+	}
+	agent := d.Agent
+	ctx, cancel := context.WithCancel(context.Background())
+	ran := make(chan error, 1)
+	go func() { ran <- agent.journal.Run(ctx) }()
+	d.stop = func() {
+		cancel()
+		if err := <-ran; err != nil {
+			d.t.Error(err)
+		}
+		if err := agent.Close(); err != nil {
+			d.t.Error(err)
+		}
+		d.stop = func() {}
+	}
+}
+
+func (d *desk) rollOver() time.Time {
+	d.t.Helper()
+	next, err := d.RollOver(d.t.Context())
+	if err != nil {
+		d.t.Fatal(err)
+	}
+	return next
+}
+
+// marks reads all day marks of the journal and checks each one's signature and place.
+func (d *desk) marks() []string {
+	d.t.Helper()
+	cert, err := x509.ParseCertificate(d.signer.cert)
+	if err != nil {
+		d.t.Fatal(err)
+	}
+	// Records are readable a moment after they were accepted.
+	for limit := time.Now().Add(10 * time.Second); ; time.Sleep(time.Millisecond) {
+		_, newest := d.journal.Heads()
+		if s := d.journal.Stats(); newest.Seq == s.LastSeq || time.Now().After(limit) {
+			break
+		}
+	}
+	var days []string
+	for at, _ := d.journal.Heads(); ; {
+		b, err := d.journal.Read(at, 1, 1<<20)
+		if err != nil {
+			d.t.Fatal(err)
+		}
+		if len(b.Records) == 0 {
+			next := d.journal.Next(protocol.Position{Epoch: at.Epoch, Seq: at.Seq - 1})
+			if next == at || at.Seq == 1 {
+				return days
+			}
+			at = next
+			continue
+		}
+		if r := b.Records[0]; r.Kind == protocol.KindDayMark {
+			m, err := protocol.DecodeDayMark(r.Body)
+			if err != nil {
+				d.t.Fatal(err)
+			}
+			if err := m.Verify(d.origin, cert); err != nil {
+				d.t.Errorf("mark of %s: %v", m.Day, err)
+			}
+			if want := (protocol.Mark{Epoch: b.Epoch, Through: r.Seq - 1, Hash: b.Prev}); m.Head != want || r.Day != m.Day {
+				d.t.Errorf("mark of %s (record of %s) is behind %v, want %v", m.Day, r.Day, m.Head, want)
+			}
+			days = append(days, m.Day.String())
+		}
+		at = d.journal.Next(protocol.Position{Epoch: at.Epoch, Seq: at.Seq})
+	}
+}
+
+func TestADayIsMarkedWhenItEndsAtTheStoresCutOff(t *testing.T) {
+	d := newDesk(t, time.Date(2026, 11, 22, 12, 0, 0, 0, time.UTC))
+	if next := d.rollOver(); !next.Equal(time.Date(2026, 11, 23, 3, 0, 0, 0, time.UTC)) {
+		t.Errorf("the day ends at %s, want 04:00 in Stockholm", next)
+	}
+	d.now = time.Date(2026, 11, 23, 2, 59, 59, 0, time.UTC)
+	d.rollOver()
+	if got, want := d.marks(), []string{"2026-11-21"}; !slices.Equal(got, want) {
+		t.Errorf("before the cut-off %v, want %v", got, want)
+	}
+	d.now = d.now.Add(time.Second)
+	d.rollOver()
+	d.rollOver()
+	if got, want := d.marks(), []string{"2026-11-21", "2026-11-22"}; !slices.Equal(got, want) {
+		t.Errorf("after it %v, want %v", got, want)
+	}
+}
+
+func TestEachMissedDayIsMarkedAtTheNextStart(t *testing.T) {
+	d := newDesk(t, time.Date(2026, 11, 20, 12, 0, 0, 0, time.UTC))
+	d.rollOver()
+	d.stop()
+	d.now = time.Date(2026, 11, 23, 12, 0, 0, 0, time.UTC)
+	d.start()
+	d.rollOver()
+	if got, want := d.marks(), []string{"2026-11-19", "2026-11-20", "2026-11-21", "2026-11-22"}; !slices.Equal(got, want) {
+		t.Errorf("got %v, want %v", got, want)
+	}
+}
+
+func TestYearsInADrawerMakeOneMark(t *testing.T) {
+	d := newDesk(t, time.Date(2026, 11, 20, 12, 0, 0, 0, time.UTC))
+	d.rollOver()
+	d.now = d.now.AddDate(5, 0, 0)
+	d.rollOver()
+	if got, want := d.marks(), []string{"2026-11-19", "2031-11-19"}; !slices.Equal(got, want) {
+		t.Errorf("got %v, want %v", got, want)
+	}
+}
+
+func TestNoDayEndsWhileTheClockIsDoubted(t *testing.T) {
+	d := newDesk(t, time.Date(2026, 11, 20, 12, 0, 0, 0, time.UTC))
+	d.rollOver()
+	d.heardTime(d.now)
+	d.now = d.now.AddDate(0, 0, 2) // 48 h ahead in no time
+	d.rollOver()
+	if got, want := d.marks(), []string{"2026-11-19"}; !slices.Equal(got, want) {
+		t.Errorf("with a clock that jumped: %v, want %v", got, want)
+	}
+	d.mono = 48 * time.Hour // now it is true
+	d.rollOver()
+	if got, want := d.marks(), []string{"2026-11-19", "2026-11-20", "2026-11-21"}; !slices.Equal(got, want) {
+		t.Errorf("when the days have passed: %v, want %v", got, want)
+	}
+}
+
+func TestTheJournalOfAFormerAgentIsSetAside(t *testing.T) {
+	d := newDesk(t, time.Date(2026, 11, 20, 12, 0, 0, 0, time.UTC))
+	d.rollOver()
+	d.stop()
+	identityOf(t, filepath.Join(d.dir, "identity"), protocol.Origin{Chain: "demo", Store: "0001", Agent: "pc-2"})
+	aside, err := setAside(d.dir, protocol.Origin{Chain: "demo", Store: "0001", Agent: "pc-2"}, func() time.Time { return d.now }, slog.New(slog.DiscardHandler))
+	if err != nil || len(aside) != 1 || !strings.Contains(aside[0], "0001-pc-1") {
+		t.Fatalf("set aside %v, %v; want the journal of pc-1", aside, err)
+	}
+	d.start()
+	if s := d.journal.Stats(); s.Waiting != 0 {
+		t.Errorf("the new agent begins with %d records", s.Waiting)
+	}
+	if _, err := os.Stat(filepath.Join(aside[0], "index")); err != nil {
+		t.Errorf("what was set aside is not whole: %v", err)
+	}
+}
