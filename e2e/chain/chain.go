@@ -32,6 +32,8 @@ type Options struct {
 	API      string        // address of the first relay's API; "" = a free one
 	Webhook  string        // URL of a receiver; "" = no connector
 	Secret   string        // of the webhook
+	Lines    bool          // each store has a Line to the first relay
+	NoDrawer bool          // tills do not open the drawer: what a drawer does while no agent runs nobody can know
 }
 
 // A Chain is running relays and stores.

@@ -28,6 +28,9 @@ type Store struct {
 	Counter *drivertest.Terabee
 	Printer *drivertest.Printer
 	Till    *drivertest.Till
+	Line    *Line // nil without Options.Lines
+
+	drawer bool // the till opens the drawer
 
 	base drivertest.Passages // who passed before the counter's baseline was known
 	ptys []*drivertest.Pty
@@ -51,6 +54,16 @@ func (c *Chain) newStore(ctx context.Context, i int) (*Store, error) {
 	for i, r := range c.Relays {
 		relays[i] = "tls://" + r.MQTT
 	}
+	if c.opts.Lines {
+		if s.Line, err = NewLine(c.Relays[0].MQTT); err != nil {
+			return nil, err
+		}
+		relays = []string{"tls://" + s.Line.Address}
+	}
+	drawer := Drawer
+	if c.opts.NoDrawer {
+		drawer = ""
+	}
 	config := filepath.Join(dir, "agent.yaml")
 	if err := writeJSON(config, map[string]any{
 		"data": filepath.Join(dir, "data"), "identity": identity, "relays": relays, "listen": s.API,
@@ -66,7 +79,8 @@ func (c *Chain) newStore(ctx context.Context, i int) (*Store, error) {
 	s.Counter = drivertest.NewTerabee(drivertest.TerabeeOptions{Seed: uint64(i + 1)})
 	s.Printer = drivertest.NewPrinter(drivertest.PrinterOptions{OpenLow: i%2 == 1})
 	s.Till = drivertest.NewTill(drivertest.TillOptions{URL: "http://" + s.API, Token: s.Token, Store: s.ID, Workstation: Workstation,
-		Currency: "SEK", Seed: uint64(i + 1), Drawer: Drawer})
+		Currency: "SEK", Seed: uint64(i + 1), Drawer: drawer})
+	s.drawer = drawer != ""
 	return s, s.plugIn(counterPort, printerPort)
 }
 
@@ -111,6 +125,24 @@ func (s *Store) Status(ctx context.Context) (AgentStatus, error) {
 	return status, err
 }
 
+// Awake waits until the agent answers and its devices are online.
+func (s *Store) Awake(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
+	defer cancel()
+	return s.Agent.until(ctx, func() bool {
+		status, err := s.Status(ctx)
+		if err != nil {
+			return false
+		}
+		for _, d := range status.Devices {
+			if d.State != "online" {
+				return false
+			}
+		}
+		return true
+	})
+}
+
 // StartAgent starts the agent, again after it has ended, and waits until it answers and its
 // devices are online. At the first start it lets one person pass, who gives the counter its
 // baseline and is not counted.
@@ -118,25 +150,14 @@ func (s *Store) StartAgent(ctx context.Context) error {
 	if err := s.Agent.Start(); err != nil {
 		return err
 	}
-	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
-	defer cancel()
-	online := func(status AgentStatus) bool {
-		for _, d := range status.Devices {
-			if d.State != "online" {
-				return false
-			}
-		}
-		return true
-	}
-	err := s.Agent.until(ctx, func() bool {
-		status, err := s.Status(ctx)
-		return err == nil && online(status)
-	})
+	err := s.Awake(ctx)
 	if err != nil || s.base != (drivertest.Passages{}) {
 		return err
 	}
 	s.Counter.Walk(1, 0)
 	s.base = s.Counter.Truth()
+	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
+	defer cancel()
 	return s.Agent.until(ctx, func() bool {
 		status, err := s.Status(ctx)
 		if err != nil {
@@ -180,7 +201,7 @@ func (s *Store) Trade(ctx context.Context, pace Pace, grace time.Duration) {
 			receipt, err := s.Till.Sale(saleCtx) // what was not accepted is not in the till's list
 			stop()
 			cancel()
-			if _, cash := receipt.Tenders["cash"]; cash && err == nil {
+			if _, cash := receipt.Tenders["cash"]; cash && err == nil && s.drawer {
 				s.closeDrawer()
 			}
 		}
@@ -217,6 +238,9 @@ func pause(ctx context.Context, random *rand.Rand, mean time.Duration) bool {
 
 func (s *Store) stop() error {
 	err := s.Agent.Stop()
+	if s.Line != nil {
+		err = errors.Join(err, s.Line.Close())
+	}
 	if s.end != nil {
 		s.end()
 	}
