@@ -161,19 +161,42 @@ func (c *CA) IssueServer(hosts []string, validity time.Duration) (tls.Certificat
 }
 
 // ServerTLS are the settings of the door for agents: a client certificate of this authority
-// is required, and it must name an agent.
+// is required, and it must name an agent. One that has only expired is let in, so that a
+// shop that nobody looked after still delivers; Expired tells.
 func (c *CA) ServerTLS(server tls.Certificate) *tls.Config {
 	pool := x509.NewCertPool()
 	pool.AddCert(c.cert)
 	return &tls.Config{
 		MinVersion: tls.VersionTLS12, Certificates: []tls.Certificate{server},
-		ClientAuth: tls.RequireAndVerifyClientCert, ClientCAs: pool,
+		ClientAuth: tls.RequireAnyClientCert, ClientCAs: pool, // verified here below
 		VerifyConnection: func(s tls.ConnectionState) error { // also on resumed sessions
-			_, err := identity.OriginOf(s.PeerCertificates[0])
-			return err
+			return verifyClient(pool, s.PeerCertificates, time.Now())
 		},
 	}
 }
+
+// verifyClient checks an agent's certificate as it stood when it was last valid.
+func verifyClient(roots *x509.CertPool, chain []*x509.Certificate, now time.Time) error {
+	if len(chain) == 0 {
+		return errors.New("no client certificate")
+	}
+	leaf, between := chain[0], x509.NewCertPool()
+	for _, cert := range chain[1:] {
+		between.AddCert(cert)
+	}
+	if Expired(leaf, now) {
+		now = leaf.NotAfter
+	}
+	_, err := leaf.Verify(x509.VerifyOptions{Roots: roots, Intermediates: between, CurrentTime: now, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}})
+	if err != nil {
+		return fmt.Errorf("client certificate: %w", err)
+	}
+	_, err = identity.OriginOf(leaf)
+	return err
+}
+
+// Expired says that a certificate was valid once and is no more.
+func Expired(cert *x509.Certificate, now time.Time) bool { return now.After(cert.NotAfter) }
 
 func (c *CA) sign(template *x509.Certificate, pub crypto.PublicKey) ([]byte, error) {
 	serial, err := rand.Int(rand.Reader, new(big.Int).Lsh(big.NewInt(1), 127))

@@ -6,6 +6,7 @@ import (
 	"encoding/pem"
 	"errors"
 	"io/fs"
+	"net"
 	"os"
 	"path/filepath"
 	"testing"
@@ -102,5 +103,61 @@ func TestServerCertificateIsForItsHosts(t *testing.T) {
 	}
 	if block, _ := pem.Decode(c.CertPEM()); block == nil {
 		t.Error("authority's certificate is not PEM")
+	}
+}
+
+// TestAnAgentIsLetInWithACertificateThatHasOnlyExpired shakes hands over a pipe with each
+// kind of certificate.
+func TestAnAgentIsLetInWithACertificateThatHasOnlyExpired(t *testing.T) {
+	c, _ := create(t)
+	other, _ := create(t)
+	server, err := c.IssueServer([]string{"relay"}, time.Hour)
+	if err != nil {
+		t.Fatal(err)
+	}
+	agent := protocol.Origin{Chain: "demo", Store: "0001", Agent: "pc-1"}
+	issue := func(by *CA, validity time.Duration) tls.Certificate {
+		cert, key, err := by.IssueAgent(agent, validity, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		pair, err := tls.X509KeyPair(cert, key)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return pair
+	}
+	serverAsClient, err := c.IssueServer([]string{"relay"}, time.Hour)
+	if err != nil {
+		t.Fatal(err)
+	}
+	pool := x509.NewCertPool()
+	pool.AppendCertsFromPEM(c.CertPEM())
+	for name, tt := range map[string]struct {
+		pair tls.Certificate
+		ok   bool
+	}{
+		"valid":               {issue(c, time.Hour), true},
+		"expired":             {issue(c, -time.Hour), true},
+		"expired, of another": {issue(other, -time.Hour), false},
+		"valid, of another":   {issue(other, time.Hour), false},
+		"a server's":          {serverAsClient, false},
+		"none":                {tls.Certificate{}, false},
+	} {
+		near, far := net.Pipe()
+		failed := make(chan error, 1)
+		go func() {
+			conn := tls.Server(far, c.ServerTLS(server))
+			failed <- conn.Handshake()
+			far.Close()
+		}()
+		config := &tls.Config{RootCAs: pool, ServerName: "relay", GetClientCertificate: func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return &tt.pair, nil }}
+		client := tls.Client(near, config)
+		_ = client.Handshake()              // the server's word counts
+		_, _ = client.Read(make([]byte, 1)) // its refusal comes after the handshake
+		near.Close()
+		if err := <-failed; (err == nil) != tt.ok {
+			t.Errorf("%s: %v, want let in: %v", name, err, tt.ok)
+		}
 	}
 }
