@@ -81,6 +81,7 @@ func (j *Journal) Append(ctx context.Context, e Entry) (Receipt, error) {
 	if !j.queue.put(r) {
 		return Receipt{}, fmt.Errorf("append %s: %w", e.Kind, ErrClosed)
 	}
+	j.work()
 	select {
 	case a := <-r.answer:
 		if a.err != nil {

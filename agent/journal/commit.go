@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"os"
 	"runtime"
 	"syscall"
 	"time"
@@ -20,7 +19,7 @@ const (
 
 // A writer is the committer's open segment.
 type writer struct {
-	f       *os.File // nil between segments
+	f       File // nil between segments
 	seg     *segment
 	off     int64
 	nextOrd uint64 // number of the next segment file
@@ -74,6 +73,16 @@ func (j *Journal) commitAll(ctx context.Context) error {
 	}
 }
 
+// work commits what waits, when nobody Runs.
+func (j *Journal) work() {
+	if !j.opt.Inline {
+		return
+	}
+	for j.queue.len() > 0 {
+		j.commit(j.queue.take(groupCount, groupBytes))
+	}
+}
+
 // commit makes requests durable and answers them.
 func (j *Journal) commit(reqs []*request) {
 	if err := j.ready(); err != nil {
@@ -107,7 +116,13 @@ func (j *Journal) commit(reqs []*request) {
 	for i, r := range reqs {
 		r.answer <- answers[i]
 	}
-	j.groups <- g
+	if !j.opt.Inline {
+		j.groups <- g
+		return
+	}
+	if err := j.index(g); err != nil { // durable; the next Open indexes it
+		j.opt.Log.Error("index is not written", "err", j.condemn(err))
+	}
 }
 
 // ready checks that something may be written.
@@ -312,7 +327,7 @@ func (j *Journal) write(g *group) error {
 		err = j.datasync(j.w.f)
 	}
 	if err == nil && fresh {
-		err = syncDir(j.opt.Dir)
+		err = j.opt.Disk.SyncDir(j.opt.Dir)
 	}
 	if err != nil {
 		j.fail(fresh)
@@ -357,7 +372,7 @@ func (j *Journal) fail(fresh bool) {
 	j.w.f = nil
 	if fresh {
 		// void as it is: no later header will name it
-		if err := os.Remove(j.segmentPath(j.w.seg.ord, false)); err != nil {
+		if err := j.opt.Disk.Remove(j.segmentPath(j.w.seg.ord, false)); err != nil {
 			j.opt.Log.Warn("void segment stays", "segment", j.w.seg.ord, "err", err)
 		}
 	}

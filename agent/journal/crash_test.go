@@ -150,17 +150,17 @@ func TestAFailedSyncEndsSegmentAndEpoch(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	broken := map[string]bool{}
+	broken := map[File]bool{}
 	fail := false
-	j.datasync = func(f *os.File) error {
-		if broken[f.Name()] {
-			t.Errorf("%s is synced again after its sync failed", f.Name())
+	j.datasync = func(f File) error {
+		if broken[f] {
+			t.Error("a file is synced again after its sync failed")
 		}
 		if fail {
-			fail, broken[f.Name()] = false, true
+			fail, broken[f] = false, true
 			return errors.New("input/output error")
 		}
-		return dataSync(f)
+		return f.Datasync()
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)

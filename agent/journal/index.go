@@ -12,10 +12,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"time"
-
-	"github.com/dgraph-io/badger/v4"
-	"github.com/dgraph-io/badger/v4/options"
 
 	"github.com/storelay/storelay/protocol"
 )
@@ -83,20 +79,25 @@ func decodePoint(b []byte) (point, error) {
 	return p, d.err()
 }
 
-// An index is Badger. Only one goroutine writes to it at a time.
+// An index is a store with the files around it that say whether it can be trusted. Only one
+// goroutine writes to it at a time.
 type index struct {
-	db   *badger.DB
-	path string
+	store
+	path   string
+	opt    *Options
+	memory *MemoryIndex // nil = Badger under path
 }
 
-// openIndex opens the index under dir, or a fresh one if the old one is in doubt; why says
+// openIndex opens the index under opt.Dir, or a fresh one if the old one is in doubt; why says
 // what was wrong with that. Badger panics in goroutines of its own on some damage, which
 // nobody can recover from: the marker that stands while it opens tells the next start.
-func openIndex(dir string, log *slog.Logger, now time.Time) (x *index, why string, err error) {
-	x = &index{path: filepath.Join(dir, "index")}
+func openIndex(opt *Options) (x *index, why string, err error) {
+	x = &index{path: filepath.Join(opt.Dir, "index"), opt: opt, memory: opt.Index}
 	starts := x.countStart()
-	switch _, err := os.Stat(x.marker()); {
-	case err == nil:
+	switch condemned, err := x.condemned(); {
+	case err != nil:
+		return nil, "", fmt.Errorf("look at index: %w", err)
+	case condemned:
 		why = "it died while opening, or could not be written"
 	case starts > tooOften:
 		why = fmt.Sprintf("it was not closed %d times in a row", starts-1)
@@ -106,42 +107,71 @@ func openIndex(dir string, log *slog.Logger, now time.Time) (x *index, why strin
 		}
 	}
 	if why == "" {
-		if err = x.open(log); err == nil {
+		if err = x.open(); err == nil {
 			if why = x.holes(); why == "" {
 				return x, "", nil
 			}
-			err = x.db.Close()
+			err = x.store.close()
 		}
 		if err != nil {
 			why = strings.TrimSpace(why + " " + err.Error())
 		}
 	}
-	if err := x.setAside(log, why, now); err != nil {
+	if err := x.setAside(why); err != nil {
 		return nil, "", err
 	}
-	if err := x.open(log); err != nil {
+	if err := x.open(); err != nil {
 		return nil, "", fmt.Errorf("begin a fresh index: %w", err)
 	}
+	x.calm()
 	return x, why, nil
 }
 
 func (x *index) marker() string { return x.path + ".opening" }
 func (x *index) starts() string { return x.path + ".starts" }
 
-// countStart counts the starts since the index was last closed, this one included.
+func (x *index) condemned() (bool, error) {
+	if x.memory != nil {
+		return x.memory.condemned, nil
+	}
+	_, err := os.Stat(x.marker())
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	return true, err
+}
+
+// countStart counts the starts since the index was last closed or made, this one included.
 func (x *index) countStart() int {
+	if x.memory != nil {
+		x.memory.starts++
+		return x.memory.starts
+	}
 	raw, _ := os.ReadFile(x.starts()) // none = closed
 	n, _ := strconv.Atoi(strings.TrimSpace(string(raw)))
 	n++
-	_ = os.WriteFile(x.starts(), []byte(strconv.Itoa(n)), 0o600) // only a hint
+	x.writeStarts(n)
 	return n
 }
 
-// calm forgets earlier unclean ends: the index has worked for a while.
-func (x *index) calm() { _ = os.WriteFile(x.starts(), []byte("1"), 0o600) }
+func (x *index) writeStarts(n int) {
+	_ = os.WriteFile(x.starts(), []byte(strconv.Itoa(n)), 0o600) // only a hint
+}
+
+// calm forgets earlier unclean ends: the index has worked for a while, or is new.
+func (x *index) calm() {
+	if x.memory != nil {
+		x.memory.starts = 1
+		return
+	}
+	x.writeStarts(1)
+}
 
 // suspect looks for what Badger would not survive, or would lose silently.
 func (x *index) suspect() (string, error) {
+	if x.memory != nil {
+		return "", nil
+	}
 	entries, err := os.ReadDir(x.path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return "", nil
@@ -168,7 +198,12 @@ func (x *index) suspect() (string, error) {
 }
 
 // setAside renames the folder and drops those set aside before.
-func (x *index) setAside(log *slog.Logger, why string, now time.Time) error {
+func (x *index) setAside(why string) error {
+	if x.memory != nil {
+		x.opt.Log.Error("index is built anew from the journal", "why", why)
+		x.memory.Lose()
+		return nil
+	}
 	old, err := filepath.Glob(x.path + ".aside-*")
 	if err != nil {
 		return fmt.Errorf("set index aside: %w", err)
@@ -178,46 +213,55 @@ func (x *index) setAside(log *slog.Logger, why string, now time.Time) error {
 			return fmt.Errorf("set index aside: drop an older one: %w", err)
 		}
 	}
-	to := x.path + ".aside-" + now.UTC().Format("20060102T150405")
+	to := x.path + ".aside-" + x.opt.Now().UTC().Format("20060102T150405")
 	if err := os.Rename(x.path, to); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("set index aside: %w", err)
 	}
-	log.Error("index is set aside and built anew from the journal", "why", why, "folder", to)
+	x.opt.Log.Error("index is set aside and built anew from the journal", "why", why, "folder", to)
 	return syncDir(filepath.Dir(x.path))
 }
 
-func (x *index) open(log *slog.Logger) error {
+func (x *index) open() (err error) {
+	if x.memory != nil {
+		x.store, x.memory.condemned = x.memory, false
+		return nil
+	}
 	if err := x.condemn(); err != nil {
 		return err
 	}
-	o := badger.DefaultOptions(x.path).
-		WithSyncWrites(false).WithDetectConflicts(false).WithMetricsEnabled(false).
-		WithNumMemtables(1).WithMemTableSize(2 << 20).
-		WithBaseTableSize(2 << 20).WithBaseLevelSize(8 << 20).
-		WithNumLevelZeroTables(2).WithNumLevelZeroTablesStall(6).WithNumCompactors(2).WithNumGoroutines(1).
-		WithValueThreshold(200000). // at most 15 % of a memtable; no value here is larger
-		WithValueLogFileSize(1 << 20).
-		WithCompression(options.None).WithBlockCacheSize(0).WithIndexCacheSize(0).
-		WithChecksumVerificationMode(options.OnTableRead).
-		WithLogger(badgerLog{log})
-	db, err := badger.Open(o)
-	if err != nil {
+	if x.store, err = openBadger(x.path, x.opt.Log); err != nil {
 		return err
 	}
-	x.db = db
 	return os.Remove(x.marker())
 }
 
 // condemn puts up the marker: found at the next start, the index is built anew.
 func (x *index) condemn() error {
+	if x.memory != nil {
+		x.memory.condemned = true
+		return nil
+	}
 	return errors.Join(os.WriteFile(x.marker(), nil, 0o600), syncDir(filepath.Dir(x.path)))
 }
 
+// pardon takes the marker away.
+func (x *index) pardon() error {
+	if x.memory != nil {
+		x.memory.condemned = false
+		return nil
+	}
+	return errors.Join(os.Remove(x.marker()), syncDir(filepath.Dir(x.path)))
+}
+
 func (x *index) close(clean bool) error {
-	if err := x.db.Close(); err != nil {
+	if err := x.store.close(); err != nil {
 		return errors.Join(fmt.Errorf("close index: %w", err), x.condemn())
 	}
 	if !clean {
+		return nil
+	}
+	if x.memory != nil {
+		x.memory.starts = 0
 		return nil
 	}
 	return os.Remove(x.starts())
@@ -252,71 +296,51 @@ func (x *index) point() (point, error) {
 }
 
 // get reads a value; nil when there is none.
-func (x *index) get(key []byte) (v []byte, err error) {
-	err = x.db.View(func(t *badger.Txn) error {
-		item, err := t.Get(key)
-		if errors.Is(err, badger.ErrKeyNotFound) {
-			return nil
-		} else if err != nil {
-			return err
-		}
-		v, err = item.ValueCopy([]byte{})
-		return err
-	})
-	return v, err
+func (x *index) get(key []byte) ([]byte, error) {
+	t := x.view()
+	defer t.discard()
+	return t.get(key)
 }
 
 // each visits the pairs under a prefix in order. The slices are good for the call only.
 func (x *index) each(prefix []byte, visit func(k, v []byte) error) error {
-	return x.db.View(func(t *badger.Txn) error { return eachIn(t, prefix, visit) })
-}
-
-func eachIn(t *badger.Txn, prefix []byte, visit func(k, v []byte) error) error {
-	o := badger.DefaultIteratorOptions
-	o.Prefix = prefix
-	it := t.NewIterator(o)
-	defer it.Close()
-	for it.Rewind(); it.Valid(); it.Next() {
-		item := it.Item()
-		if err := item.Value(func(v []byte) error { return visit(item.Key(), v) }); err != nil {
-			return err
-		}
-	}
-	return nil
+	t := x.view()
+	defer t.discard()
+	return t.each(prefix, prefix, visit)
 }
 
 // A change writes to the index, in as many transactions as it takes; what must come last is
 // set last.
 type change struct {
-	db  *badger.DB
-	txn *badger.Txn
+	db  store
+	txn update
 	err error
 }
 
-func (x *index) change() *change { return &change{db: x.db, txn: x.db.NewTransaction(true)} }
+func (x *index) change() *change { return &change{db: x.store, txn: x.update()} }
 
 func (c *change) do(f func() error) {
 	if c.err != nil {
 		return
 	}
-	if c.err = f(); !errors.Is(c.err, badger.ErrTxnTooBig) {
+	if c.err = f(); !errors.Is(c.err, errTxnFull) {
 		return
 	}
-	if c.err = c.txn.Commit(); c.err == nil {
-		c.txn = c.db.NewTransaction(true)
+	if c.err = c.txn.commit(); c.err == nil {
+		c.txn = c.db.update()
 		c.err = f()
 	}
 }
 
-func (c *change) set(k, v []byte) { c.do(func() error { return c.txn.Set(k, v) }) }
-func (c *change) del(k []byte)    { c.do(func() error { return c.txn.Delete(k) }) }
+func (c *change) set(k, v []byte) { c.do(func() error { return c.txn.set(k, v) }) }
+func (c *change) del(k []byte)    { c.do(func() error { return c.txn.del(k) }) }
 
 func (c *change) commit() error {
 	if c.err != nil {
-		c.txn.Discard()
+		c.txn.discard()
 		return c.err
 	}
-	return c.txn.Commit()
+	return c.txn.commit()
 }
 
 // queued puts a checksum before a record's payload; queuedPayload takes it off.

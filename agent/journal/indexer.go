@@ -151,8 +151,8 @@ func (j *Journal) indexAcks() error {
 		c.set(ackKey(w.ord), encodeAcked(w.through, w.gone, w.hash))
 	}
 	if c.err == nil { // the acks first, so that nothing is off the index without one
-		c.err = c.txn.Commit()
-		c.txn = c.db.NewTransaction(true)
+		c.err = c.txn.commit()
+		c.txn = c.db.update()
 	}
 	for _, w := range todo {
 		for seq := w.gone + 1; seq <= w.through; seq++ {

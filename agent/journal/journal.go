@@ -9,7 +9,6 @@ import (
 	"io"
 	"io/fs"
 	"log/slog"
-	"os"
 	"path/filepath"
 	"slices"
 	"sync"
@@ -45,11 +44,17 @@ type Options struct {
 	// Remark makes the body of a day mark anew that is appended again behind head.
 	Remark func(old protocol.DayMark, head protocol.Mark) ([]byte, error)
 
-	SegmentBytes int64         // 4 MiB
-	RetainFor    time.Duration // acknowledged records and idempotency keys stay known; 14 days
-	FloorBytes   uint64        // nothing is accepted with less free space; 64 MiB
-	FreeBytes    func(dir string) (uint64, error)
+	SegmentBytes int64                            // 4 MiB
+	RetainFor    time.Duration                    // acknowledged records and idempotency keys stay known; 14 days
+	FloorBytes   uint64                           // nothing is accepted with less free space; 64 MiB
+	FreeBytes    func(dir string) (uint64, error) // Disk.Free
 	Log          *slog.Logger
+
+	Disk  Disk         // the system's own
+	Index *MemoryIndex // Badger in Dir
+	// Inline does without Run: Append, Apply, Fork and Rewind do all their work before they
+	// return, on the caller's goroutine, and Keep does one round of retention. For simulations.
+	Inline bool
 }
 
 // A Journal is the agent's durable stream, its idempotency keys, its states and its copy of
@@ -57,9 +62,9 @@ type Options struct {
 // concurrent use, apart from Run and Close, which are called once each, in that order.
 type Journal struct {
 	opt      Options
-	lock     *os.File
+	lock     io.Closer
 	db       *index
-	datasync func(*os.File) error // dataSync; tests let it fail
+	datasync func(File) error // File.Datasync; tests let it fail
 
 	queue   queue
 	groups  chan *group   // committer to indexer, in order
@@ -123,9 +128,6 @@ func Open(opt Options) (*Journal, error) {
 	if opt.FloorBytes == 0 {
 		opt.FloorBytes = 64 << 20
 	}
-	if opt.FreeBytes == nil {
-		opt.FreeBytes = freeBytes
-	}
 	if opt.Log == nil {
 		opt.Log = slog.New(slog.DiscardHandler)
 	}
@@ -134,17 +136,23 @@ func Open(opt Options) (*Journal, error) {
 			return nil, fmt.Errorf("open journal: %q cannot name a chain, store or agent; enrol this agent first", id)
 		}
 	}
-	if err := os.MkdirAll(opt.Dir, 0o700); err != nil {
+	if opt.Disk == nil {
+		opt.Disk = osDisk{}
+	}
+	if opt.FreeBytes == nil {
+		opt.FreeBytes = opt.Disk.Free
+	}
+	if err := opt.Disk.MkdirAll(opt.Dir); err != nil {
 		return nil, fmt.Errorf("open journal: %w", err)
 	}
-	lock, err := lockFile(filepath.Join(opt.Dir, "lock"))
+	lock, err := opt.Disk.Lock(filepath.Join(opt.Dir, "lock"))
 	if errors.Is(err, errLocked) {
 		return nil, fmt.Errorf("open journal %s: %w; stop the other agent, or give this one its own folder", opt.Dir, err)
 	} else if err != nil {
 		return nil, fmt.Errorf("open journal: %w", err)
 	}
 	j := &Journal{
-		opt: opt, lock: lock, datasync: dataSync,
+		opt: opt, lock: lock, datasync: File.Datasync,
 		groups: make(chan *group, 4), acks: make(chan struct{}, 1), wake: make(chan struct{}, 1),
 		overlay: newOverlay(), feeds: map[string]feedState{},
 		ackIndex: map[uint64]ack{}, ackFile: map[uint64]ack{},
@@ -180,6 +188,9 @@ func (j *Journal) Close() error {
 		r.answer <- answer{err: ErrClosed}
 	}
 	err := j.indexAcks()
+	if j.opt.Inline {
+		err = errors.Join(err, j.endRun())
+	}
 	err = errors.Join(err, j.db.close(err == nil))
 	if err = errors.Join(err, j.lock.Close()); err != nil {
 		return fmt.Errorf("close journal: %w", err)
@@ -199,7 +210,7 @@ func Owner(dir string) (protocol.Origin, error) {
 		if !ok {
 			continue
 		}
-		j := Journal{opt: Options{Dir: dir}}
+		j := Journal{opt: Options{Dir: dir, Disk: osDisk{}}}
 		data, readErr := j.readSegment(ord, packed, headerRoom)
 		if readErr != nil {
 			err = readErr

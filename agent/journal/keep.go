@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"time"
 
 	"github.com/klauspost/compress/zstd"
@@ -37,15 +36,18 @@ func (j *Journal) keepAll(ctx context.Context) {
 		j.mu.Lock()
 		idle := j.waiting == 0
 		j.mu.Unlock()
-		if lsm, _ := j.db.db.Size(); idle && lsm > flattenFrom && time.Since(flattened) > flattenEvery {
+		if idle && j.db.size() > flattenFrom && time.Since(flattened) > flattenEvery {
 			flattened = time.Now()
-			if err := j.db.db.Flatten(1); err != nil {
+			if err := j.db.flatten(); err != nil {
 				j.opt.Log.Warn("index was not made smaller", "err", err)
 			}
 		}
 		j.db.calm()
 	}
 }
+
+// Keep does one round of retention, for a journal that nobody Runs.
+func (j *Journal) Keep() error { return j.keep() }
 
 // keep does one round of retention. Segments with a record that is not acknowledged are
 // never touched; acknowledged ones are compressed, and dropped RetainFor later, or first when
@@ -110,29 +112,28 @@ func (j *Journal) pack(s *segment) error {
 	if len(broken) > 0 || end < s.end {
 		j.damaged("segment %d: not all of it is readable; its records are acknowledged", s.ord)
 	}
-	err = replaceFile(j.segmentPath(s.ord, true), func(w io.Writer) error {
+	size := int64(0)
+	err = replaceFile(j.opt.Disk, j.segmentPath(s.ord, true), func(w io.Writer) error {
 		z, err := zstd.NewWriter(w, zstd.WithEncoderConcurrency(1), zstd.WithLowerEncoderMem(true))
 		if err != nil {
 			return err
 		}
 		_, err = z.Write(data)
-		return errors.Join(err, z.Close())
-	})
-	if err != nil {
+		err = errors.Join(err, z.Close())
+		size = w.(*fileWriter).off
 		return err
-	}
-	info, err := os.Stat(j.segmentPath(s.ord, true))
+	})
 	if err != nil {
 		return err
 	}
 	j.files.Lock()
 	defer j.files.Unlock()
-	if err := os.Remove(j.segmentPath(s.ord, false)); err != nil {
+	if err := j.opt.Disk.Remove(j.segmentPath(s.ord, false)); err != nil {
 		return err
 	}
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	s.packed, s.size, s.since = true, info.Size(), j.opt.Now()
+	s.packed, s.size, s.since = true, size, j.opt.Now()
 	return nil
 }
 
@@ -158,7 +159,7 @@ func (j *Journal) purge() error {
 	for _, k := range keys {
 		v, err := j.db.get(k)
 		if err != nil {
-			c.txn.Discard()
+			c.txn.discard()
 			return fmt.Errorf("purge keys: %w", err)
 		}
 		if v != nil && old(v) { // it may have been accepted anew
@@ -182,7 +183,7 @@ func (j *Journal) drop(due []*segment) error {
 		if !covered {
 			return nil
 		}
-		if err := os.Remove(j.segmentPath(s.ord, true)); err != nil {
+		if err := j.opt.Disk.Remove(j.segmentPath(s.ord, true)); err != nil {
 			return fmt.Errorf("drop segment %d: %w", s.ord, err)
 		}
 		j.mu.Lock()

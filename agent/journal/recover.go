@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -20,7 +19,7 @@ func (j *Journal) recover() error {
 		return err
 	}
 	var why string
-	if j.db, why, err = openIndex(j.opt.Dir, j.opt.Log, j.opt.Now()); err != nil {
+	if j.db, why, err = openIndex(&j.opt); err != nil {
 		return err
 	}
 	fresh, err := j.fillIndex(why)
@@ -34,11 +33,11 @@ func (j *Journal) recover() error {
 		return err
 	}
 	for _, path := range voids { // after the tail that their headers cut is cut for good
-		if err := os.Remove(path); err != nil {
+		if err := j.opt.Disk.Remove(path); err != nil {
 			return fmt.Errorf("remove void segment: %w", err)
 		}
 	}
-	if err := syncDir(j.opt.Dir); err != nil {
+	if err := j.opt.Disk.SyncDir(j.opt.Dir); err != nil {
 		return err
 	}
 	j.linkEpochs()
@@ -64,34 +63,30 @@ func (j *Journal) recover() error {
 // listSegments reads the headers of all segments. It returns the files that no later header
 // names: they died at birth or with a failed sync.
 func (j *Journal) listSegments() (voids []string, err error) {
-	entries, err := os.ReadDir(j.opt.Dir)
+	files, err := j.opt.Disk.List(j.opt.Dir)
 	if err != nil {
 		return nil, err
 	}
 	var found []*segment
-	for _, e := range entries {
-		path := filepath.Join(j.opt.Dir, e.Name())
-		if strings.HasSuffix(e.Name(), ".tmp") {
-			if err := os.Remove(path); err != nil {
+	for _, f := range files {
+		path := filepath.Join(j.opt.Dir, f.Name)
+		if strings.HasSuffix(f.Name, ".tmp") {
+			if err := j.opt.Disk.Remove(path); err != nil {
 				return nil, err
 			}
 			continue
 		}
-		ord, packed, ok := parseSegmentName(e.Name())
+		ord, packed, ok := parseSegmentName(f.Name)
 		if !ok {
 			continue
 		}
-		info, err := e.Info()
-		if err != nil {
-			return nil, err
-		}
 		if packed && len(found) > 0 && found[len(found)-1].ord == ord { // N.seg sorts before N.seg.zst
-			if err := os.Remove(j.segmentPath(ord, false)); err != nil {
+			if err := j.opt.Disk.Remove(j.segmentPath(ord, false)); err != nil {
 				return nil, err
 			}
 			found = found[:len(found)-1]
 		}
-		s := &segment{size: info.Size(), packed: packed, since: info.ModTime()}
+		s := &segment{size: f.Size, packed: packed, since: f.ModTime}
 		s.ord = ord
 		found = append(found, s)
 		j.w.nextOrd = max(j.w.nextOrd, ord)
@@ -191,7 +186,7 @@ func (j *Journal) fillIndex(why string) (bool, error) {
 
 // refill makes the index die its known death: set aside and opened fresh.
 func (j *Journal) refill(why string) (bool, error) {
-	if err := errors.Join(j.db.db.Close(), j.db.setAside(j.opt.Log, why, j.opt.Now()), j.db.open(j.opt.Log)); err != nil {
+	if err := errors.Join(j.db.store.close(), j.db.setAside(why), j.db.open()); err != nil {
 		return true, err
 	}
 	return j.fillIndex(why)
@@ -291,7 +286,7 @@ func (j *Journal) mendTail() error {
 			if err := j.settle(len(j.segs) - 2); err != nil {
 				return err
 			}
-			if err := os.Remove(j.segmentPath(s.ord, s.packed)); err != nil {
+			if err := j.opt.Disk.Remove(j.segmentPath(s.ord, s.packed)); err != nil {
 				return err
 			}
 			j.segs = j.segs[:len(j.segs)-1]
@@ -331,7 +326,7 @@ func (j *Journal) settle(i int) error {
 }
 
 func (j *Journal) rewrite(s *segment, data []byte) error {
-	err := replaceFile(j.segmentPath(s.ord, false), func(w io.Writer) error {
+	err := replaceFile(j.opt.Disk, j.segmentPath(s.ord, false), func(w io.Writer) error {
 		_, err := w.Write(data)
 		return err
 	})
@@ -397,7 +392,7 @@ func (m *mend) run(data []byte) error {
 	case len(broken) > 0:
 		j.opt.Log.Error("segment is damaged", "segment", s.ord, "bytes", fmt.Sprint(broken))
 	}
-	return replaceFile(j.segmentPath(s.ord, s.packed)+".damaged", func(w io.Writer) error {
+	return replaceFile(j.opt.Disk, j.segmentPath(s.ord, s.packed)+".damaged", func(w io.Writer) error {
 		_, err := w.Write(data)
 		return err
 	})

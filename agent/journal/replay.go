@@ -3,7 +3,6 @@ package journal
 import (
 	"errors"
 	"fmt"
-	"os"
 )
 
 // replay brings the index up to the segments. Of a fresh index, whose snapshot was loaded,
@@ -28,10 +27,7 @@ func (j *Journal) replay(fresh bool) error {
 	if !fresh {
 		return nil
 	}
-	if err := os.Remove(j.db.marker()); err != nil {
-		return err
-	}
-	return syncDir(j.opt.Dir)
+	return j.db.pardon()
 }
 
 func (j *Journal) replaySegment(s *segment, start point, fresh bool) error {

@@ -8,8 +8,6 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/dgraph-io/badger/v4"
-
 	"github.com/storelay/storelay/protocol"
 )
 
@@ -102,6 +100,7 @@ func (j *Journal) Apply(page protocol.FeedPage) error {
 	if !j.queue.put(r) {
 		return fmt.Errorf("apply page of %s: %w", page.Feed, ErrClosed)
 	}
+	j.work()
 	if a := <-r.answer; a.err != nil {
 		return fmt.Errorf("apply page of %s: %w", page.Feed, a.err)
 	}
@@ -116,16 +115,16 @@ func (j *Journal) Lookup(feed, key string) (protocol.Change, bool, error) {
 		j.mu.Unlock()
 		return h.v, h.v.Body != nil, nil
 	}
-	t := j.db.db.NewTransaction(false) // with mu held: the generation is not swept before it
+	t := j.db.view() // with mu held: the generation is not swept before it
 	j.mu.Unlock()
-	defer t.Discard()
-	item, err := t.Get(k)
-	if errors.Is(err, badger.ErrKeyNotFound) {
+	defer t.discard()
+	v, err := t.get(k)
+	if err == nil && v == nil {
 		return protocol.Change{}, false, nil
 	}
 	var c protocol.Change
 	if err == nil {
-		err = item.Value(func(v []byte) error { c, err = decodeChange(key, v); return err })
+		c, err = decodeChange(key, v)
 	}
 	if err != nil {
 		return protocol.Change{}, false, fmt.Errorf("look up %s %s: %w", feed, key, err)
@@ -144,9 +143,9 @@ func (j *Journal) Each(feed string, visit func(protocol.Change) bool) error {
 			newer[k[len(prefix):]] = h.v
 		}
 	}
-	t := j.db.db.NewTransaction(false) // with mu held: what left the overlay is in it
+	t := j.db.view() // with mu held: what left the overlay is in it
 	j.mu.Unlock()
-	defer t.Discard()
+	defer t.discard()
 	keys := slices.Sorted(maps.Keys(newer))
 	before := func(key string, all bool) bool { // visits the newer ones before key
 		for len(keys) > 0 && (all || keys[0] < key) {
@@ -157,7 +156,7 @@ func (j *Journal) Each(feed string, visit func(protocol.Change) bool) error {
 		}
 		return true
 	}
-	err := eachIn(t, prefix, func(k, v []byte) error {
+	err := t.each(prefix, prefix, func(k, v []byte) error {
 		key := string(k[len(prefix):])
 		if !before(key, false) {
 			return errStop

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -123,7 +122,7 @@ func parseSegmentName(name string) (ord uint64, packed, ok bool) {
 // readSegment reads the first limit bytes of a segment, unpacked; all of it for limit < 0.
 // The caller holds files.
 func (j *Journal) readSegment(ord uint64, packed bool, limit int64) ([]byte, error) {
-	f, err := os.Open(j.segmentPath(ord, packed))
+	f, err := j.opt.Disk.Open(j.segmentPath(ord, packed))
 	if err != nil {
 		return nil, err
 	}
@@ -157,45 +156,16 @@ func headerOf(data []byte) (*header, error) {
 }
 
 // create makes a new segment file of the given room with its header, not yet synced.
-func (j *Journal) create(h *header, room int64) (*os.File, error) {
+func (j *Journal) create(h *header, room int64) (File, error) {
 	path := j.segmentPath(h.ord, false)
-	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
+	f, err := j.opt.Disk.Create(path, room)
 	if err != nil {
 		return nil, err
 	}
-	err = preallocate(f, room)
-	if err == nil {
-		_, err = f.WriteAt(appendFrame(nil, typeHeader, 0, h.encode()), 0)
-	}
-	if err != nil {
-		f.Close()
-		return nil, errors.Join(err, os.Remove(path))
+	if _, err := f.WriteAt(appendFrame(nil, typeHeader, 0, h.encode()), 0); err != nil {
+		return nil, errors.Join(err, f.Close(), j.opt.Disk.Remove(path))
 	}
 	return f, nil
-}
-
-// replaceFile writes a file under its final name: temp, sync, rename, sync dir.
-func replaceFile(path string, write func(io.Writer) error) error {
-	tmp := path + ".tmp"
-	f, err := os.OpenFile(tmp, os.O_RDWR|os.O_CREATE|os.O_TRUNC, 0o600)
-	if err != nil {
-		return err
-	}
-	err = write(f)
-	if err == nil {
-		err = f.Sync()
-	}
-	err = errors.Join(err, f.Close())
-	if err == nil {
-		err = os.Rename(tmp, path)
-	}
-	if err != nil {
-		if rm := os.Remove(tmp); rm != nil && !errors.Is(rm, fs.ErrNotExist) {
-			err = errors.Join(err, rm)
-		}
-		return err
-	}
-	return syncDir(filepath.Dir(path))
 }
 
 // writeZeros gives f its size by writing every block, where the system cannot allocate.

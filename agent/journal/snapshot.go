@@ -1,17 +1,15 @@
 package journal
 
 import (
+	"bufio"
 	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
-
-	"github.com/dgraph-io/badger/v4"
 )
 
 // snapshotKeys are the first bytes of the index's keys that a snapshot holds: everything but
@@ -24,27 +22,27 @@ func (j *Journal) Snapshot() error {
 	j.snapMu.Lock()
 	defer j.snapMu.Unlock()
 	var p point
-	err := j.db.db.View(func(t *badger.Txn) error {
-		item, err := t.Get(keyPoint)
-		if errors.Is(err, badger.ErrKeyNotFound) {
-			return nil // nothing was accepted yet
-		} else if err != nil {
-			return err
-		}
-		if err := item.Value(func(v []byte) error { p, err = decodePoint(v); return err }); err != nil {
-			return err
-		}
-		n, err := j.nextSnapshot()
-		if err != nil {
-			return err
-		}
-		return replaceFile(j.snapshotPath(n), func(w io.Writer) error { return j.writeSnapshot(t, p, w) })
-	})
+	t := j.db.view()
+	defer t.discard()
+	raw, err := t.get(keyPoint)
+	if raw == nil && err == nil {
+		return nil // nothing was accepted yet
+	}
+	if err == nil {
+		p, err = decodePoint(raw)
+	}
+	n := uint64(0)
+	if err == nil {
+		n, err = j.nextSnapshot()
+	}
+	if err == nil {
+		err = replaceFile(j.opt.Disk, j.snapshotPath(n), func(w io.Writer) error {
+			buffered := bufio.NewWriterSize(w, 64<<10)
+			return errors.Join(j.writeSnapshot(t, p, buffered), buffered.Flush())
+		})
+	}
 	if err != nil {
 		return fmt.Errorf("write snapshot: %w", err)
-	}
-	if p.n == 0 {
-		return nil
 	}
 	j.mu.Lock()
 	j.snapped, j.snappedAt = p, j.opt.Now()
@@ -54,14 +52,14 @@ func (j *Journal) Snapshot() error {
 		return fmt.Errorf("list snapshots: %w", err)
 	}
 	for _, path := range list[min(2, len(list)):] {
-		if err := os.Remove(path); err != nil {
+		if err := j.opt.Disk.Remove(path); err != nil {
 			return fmt.Errorf("drop old snapshot: %w", err)
 		}
 	}
 	return nil
 }
 
-func (j *Journal) writeSnapshot(t *badger.Txn, p point, w io.Writer) error {
+func (j *Journal) writeSnapshot(t view, p point, w io.Writer) error {
 	if _, err := w.Write(appendFrame(nil, typeHeader, 0, p.encode())); err != nil {
 		return err
 	}
@@ -77,11 +75,11 @@ func (j *Journal) writeSnapshot(t *badger.Txn, p point, w io.Writer) error {
 		return err
 	}
 	for i := range len(snapshotKeys) {
-		if err := eachIn(t, []byte{snapshotKeys[i]}, put); err != nil {
+		if err := t.each([]byte{snapshotKeys[i]}, []byte{snapshotKeys[i]}, put); err != nil {
 			return err
 		}
 	}
-	if err := eachIn(t, keyLast, put); err != nil {
+	if err := t.each(keyLast, keyLast, put); err != nil {
 		return err
 	}
 	_, err := w.Write(appendFrame(nil, typeEnd, 0, binary.AppendUvarint(nil, n)))
@@ -105,9 +103,13 @@ func (j *Journal) nextSnapshot() (uint64, error) {
 
 // snapshots are the snapshot files, newest first.
 func (j *Journal) snapshots() ([]string, error) {
-	paths, err := filepath.Glob(filepath.Join(j.opt.Dir, "*.snap"))
-	slices.Sort(paths) // the numbers have a fixed width
-	slices.Reverse(paths)
+	files, err := j.opt.Disk.List(j.opt.Dir)
+	var paths []string
+	for _, f := range slices.Backward(files) { // by name: the numbers have a fixed width
+		if strings.HasSuffix(f.Name, ".snap") {
+			paths = append(paths, filepath.Join(j.opt.Dir, f.Name))
+		}
+	}
 	return paths, err
 }
 
@@ -119,14 +121,14 @@ func (j *Journal) loadSnapshot() (point, bool, error) {
 		return point{}, false, err
 	}
 	for _, path := range paths {
-		data, err := os.ReadFile(path)
+		data, err := readFile(j.opt.Disk, path)
 		if err != nil {
 			return point{}, false, err
 		}
 		c := j.db.change()
 		p, ok := readSnapshot(data, c.set)
 		if !ok {
-			c.txn.Discard()
+			c.txn.discard()
 			j.damaged("snapshot %s is not whole", filepath.Base(path))
 			continue
 		}

@@ -1,12 +1,11 @@
 package journal
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io/fs"
 	"slices"
-
-	"github.com/dgraph-io/badger/v4"
 
 	"github.com/storelay/storelay/protocol"
 	"github.com/storelay/storelay/protocol/link"
@@ -108,29 +107,18 @@ func (j *Journal) Read(from protocol.Position, maxRecords, maxBytes int) (protoc
 
 // readIndex visits the intact records of an epoch in the index, from a seq on.
 func (j *Journal) readIndex(ord, seq uint64, visit func(*stored) error) error {
-	return j.db.db.View(func(t *badger.Txn) error {
-		o := badger.DefaultIteratorOptions
-		o.Prefix = queueKey(ord, 0)[:9]
-		it := t.NewIterator(o)
-		defer it.Close()
-		for it.Seek(queueKey(ord, seq)); it.Valid(); it.Next() {
-			v, err := it.Item().ValueCopy(nil)
-			if err != nil {
-				return err
-			}
-			payload, ok := queuedPayload(v)
-			if !ok {
-				return errStop
-			}
-			s, err := decodeStored(payload)
-			if err != nil {
-				return errStop
-			}
-			if err := visit(s); err != nil {
-				return err
-			}
+	t := j.db.view()
+	defer t.discard()
+	return t.each(queueKey(ord, 0)[:9], queueKey(ord, seq), func(_, v []byte) error {
+		payload, ok := queuedPayload(bytes.Clone(v))
+		if !ok {
+			return errStop
 		}
-		return nil
+		s, err := decodeStored(payload)
+		if err != nil {
+			return errStop
+		}
+		return visit(s)
 	})
 }
 
@@ -223,10 +211,18 @@ func (j *Journal) Acked(mark protocol.Mark, incarnation int64) error {
 			return fmt.Errorf("ack %s/%d: %w", mark.Epoch, mark.Through, err)
 		}
 	}
+	if j.noteAcked(e, mark, incarnation) && j.opt.Inline {
+		return j.indexAcks()
+	}
+	return nil
+}
+
+// noteAcked moves what is acknowledged; false when it was known.
+func (j *Journal) noteAcked(e *epoch, mark protocol.Mark, incarnation int64) bool {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	if incarnation < j.last.incarnation {
-		return nil
+		return false
 	}
 	l := lastAck{ord: e.ord, mark: mark, incarnation: incarnation}
 	moved := l.after(j.last)
@@ -241,7 +237,7 @@ func (j *Journal) Acked(mark protocol.Mark, incarnation int64) error {
 		j.noteAck(e, mark)
 		signal(j.acks)
 	}
-	return nil
+	return moved
 }
 
 // noteAck lets an epoch's ack be written, to the index and with the next group. The caller
