@@ -74,6 +74,13 @@ func (p *Process) running() bool {
 	}
 }
 
+// PID is the process that runs, or ran last.
+func (p *Process) PID() int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.cmd.Process.Pid
+}
+
 // Running says whether the program runs.
 func (p *Process) Running() bool {
 	p.mu.Lock()

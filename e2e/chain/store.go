@@ -23,6 +23,7 @@ const (
 type Store struct {
 	ID      string
 	Agent   *Process
+	Config  string // the agent's configuration file
 	API     string // the agent's local address
 	Token   string // of the till
 	Counter *drivertest.Terabee
@@ -75,6 +76,7 @@ func (c *Chain) newStore(ctx context.Context, i int) (*Store, error) {
 	}); err != nil {
 		return nil, err
 	}
+	s.Config = config
 	s.Agent = NewProcess("agent-"+s.ID, c.opts.Dir, c.bin("storelay-agent"), "run", "-config", config)
 	s.Counter = drivertest.NewTerabee(drivertest.TerabeeOptions{Seed: uint64(i + 1)})
 	s.Printer = drivertest.NewPrinter(drivertest.PrinterOptions{OpenLow: i%2 == 1})
