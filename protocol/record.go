@@ -31,6 +31,7 @@ const (
 	KindFootfall    Kind = "footfallCount" // body FootfallCount
 	KindDrawer      Kind = "drawerEvent"   // body DrawerEvent
 	KindDevice      Kind = "deviceState"   // body DeviceState
+	KindLoss        Kind = "loss"          // body Loss: records that a forked epoch held, and the disk has lost
 )
 
 // An Epoch names one run of an agent: 128 random bits as 32 lower-case hex digits.

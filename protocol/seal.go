@@ -23,3 +23,29 @@ func DecodeSeal(body []byte) (Seal, error) {
 	}
 	return s, faults.Err()
 }
+
+// A Loss is the body of a KindLoss record. Records that nobody can read any more are told to
+// the relay by a Skip in their own stream; behind a fork there is no such stream, and a Loss
+// in the new epoch names them.
+type Loss struct {
+	Epoch  Epoch  `json:"epoch"`
+	From   uint64 `json:"from"`
+	To     uint64 `json:"to"` // >= From
+	Reason string `json:"reason"`
+}
+
+// DecodeLoss reads the body of a KindLoss record. Errors are Faults.
+func DecodeLoss(body []byte) (Loss, error) {
+	var l Loss
+	if err := json.Unmarshal(body, &l); err != nil {
+		return Loss{}, typeFault(err)
+	}
+	var faults Faults
+	if !l.Epoch.Valid() {
+		faults.Add("epoch", "", "want 32 hex digits, got %q", l.Epoch)
+	}
+	if l.From == 0 || l.To < l.From || l.To > 1<<62 {
+		faults.Add("from", "", "%d to %d is no stretch of records", l.From, l.To)
+	}
+	return l, faults.Err()
+}

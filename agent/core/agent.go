@@ -41,6 +41,8 @@ type Options struct {
 	// accepted is on its disk when the call returns. It uses Handler, Host, Sender, RollOver
 	// and Close, and not Run.
 	Inline bool
+	Disk   journal.Disk         // of the journal; nil: the system's own
+	Index  *journal.MemoryIndex // of the journal; nil: Badger
 	Mono   func() time.Duration // since boot
 	BootID string
 	Random io.Reader   // for epochs
@@ -108,6 +110,7 @@ func New(cfg Config, o Options) (*Agent, error) {
 	a.journal, err = journal.Open(journal.Options{
 		Dir: journalDir(cfg.Data), Origin: a.origin, BootID: o.BootID, Mono: o.Mono, Now: o.Now, Log: a.log,
 		Versions: map[string]string{"agent": o.Version}, Random: o.Random, Remark: a.signer.remark,
+		Disk: o.Disk, Index: o.Index, Inline: o.Inline,
 	})
 	if err != nil {
 		return nil, err

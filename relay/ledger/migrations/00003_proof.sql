@@ -1,0 +1,73 @@
+-- +goose Up
+-- What anyone needs to check the ledger: what was left out of a stream and why, what agents
+-- have signed, and what was certified of a day.
+
+ALTER TABLE records ADD COLUMN was bytea; -- JSON of protocol.Was; part of the hash
+ALTER TABLE duplicates ADD COLUMN record bytea; -- JSON of the record: its content is part of the hash
+ALTER TABLE agents ADD COLUMN skew bigint NOT NULL DEFAULT 0; -- seconds that the PC's clock is ahead, at its newest hello
+
+-- Records that were accepted once, and that the agent does not hold any more.
+CREATE TABLE holes (
+    chain     bigint NOT NULL,
+    store     text   NOT NULL,
+    agent     text   NOT NULL,
+    epoch     text   NOT NULL,
+    first_seq bigint NOT NULL,
+    last_seq  bigint NOT NULL,
+    hash      bytea  NOT NULL, -- of record last_seq, as the agent says; empty = the stream did not move over it
+    reason    text   NOT NULL, -- damaged, trimmed
+    day       text   NOT NULL, -- of the record before it in the stream; '' = none
+    received  bigint NOT NULL,
+    PRIMARY KEY (chain, store, agent, epoch, first_seq)
+);
+
+-- What an agent says of a day's end, signed.
+CREATE TABLE day_marks (
+    chain       bigint NOT NULL,
+    store       text   NOT NULL,
+    day         text   NOT NULL,
+    agent       text   NOT NULL,
+    epoch       text   NOT NULL, -- where the mark itself stands
+    seq         bigint NOT NULL,
+    head_epoch  text   NOT NULL,
+    head_seq    bigint NOT NULL,
+    head_hash   bytea  NOT NULL,
+    certificate bytea  NOT NULL, -- SHA-256 of the agent's certificate
+    signature   bytea  NOT NULL,
+    PRIMARY KEY (chain, store, day, agent, epoch, seq)
+);
+
+-- The certificates that agents have shown, kept to verify what they signed.
+CREATE TABLE agent_certificates (
+    chain  bigint NOT NULL,
+    sha256 bytea  NOT NULL,
+    store  text   NOT NULL,
+    agent  text   NOT NULL,
+    der    bytea  NOT NULL,
+    seen   bigint NOT NULL, -- first time
+    PRIMARY KEY (chain, sha256)
+);
+
+-- What head office expects of a store beside what has been seen there.
+CREATE TABLE roster (
+    chain     bigint NOT NULL,
+    store     text   NOT NULL,
+    kind      text   NOT NULL, -- agent, workstation, counter
+    id        text   NOT NULL,
+    first_day text   NOT NULL, -- expected from this business day on
+    last_day  text   NOT NULL, -- and up to this one; '' = until further notice
+    PRIMARY KEY (chain, store, kind, id)
+);
+
+-- The certificates of completeness that were given out; a later version restates.
+CREATE TABLE day_certificates (
+    chain   bigint NOT NULL,
+    store   text   NOT NULL,
+    day     text   NOT NULL,
+    version bigint NOT NULL, -- 1, 2, ...
+    state   text   NOT NULL, -- complete, incomplete
+    issued  bigint NOT NULL,
+    digest  bytea  NOT NULL, -- of what it states, without version, times and signature
+    body    bytea  NOT NULL, -- as it was given out
+    PRIMARY KEY (chain, store, day, version)
+);
