@@ -18,6 +18,17 @@ func newRows(types string) *rows { return &rows{types: types} }
 
 func (r *rows) add(values ...any) { r.values = append(r.values, values...) }
 
+// drop takes rows out.
+func (r *rows) drop(which func(row []any) bool) {
+	width, kept := len(r.types), r.values[:0]
+	for i := 0; i < len(r.values); i += width {
+		if row := r.values[i : i+width]; !which(row) {
+			kept = append(kept, row...)
+		}
+	}
+	r.values = kept
+}
+
 func (r *rows) len() int { return len(r.values) / len(r.types) }
 
 // A statement is SQL that runs on both databases. Where text says {rows}, rows are put in;
