@@ -14,6 +14,7 @@ import (
 
 // recover brings files, index and memory in order. It runs in Open, alone.
 func (j *Journal) recover() error {
+	j.keepReserve()
 	voids, err := j.listSegments()
 	if err != nil {
 		return err
@@ -32,6 +33,13 @@ func (j *Journal) recover() error {
 	if err := j.mendTail(); err != nil {
 		return err
 	}
+	if aside, err := j.setUnreadableAside(); err != nil {
+		return err
+	} else if aside {
+		if err := j.mendTail(); err != nil {
+			return err
+		}
+	}
 	for _, path := range voids { // after the tail that their headers cut is cut for good
 		if err := j.opt.Disk.Remove(path); err != nil {
 			return fmt.Errorf("remove void segment: %w", err)
@@ -44,9 +52,15 @@ func (j *Journal) recover() error {
 	if err := j.replay(fresh); err != nil {
 		return fmt.Errorf("bring index up to the journal: %w", err)
 	}
+	j.waiting = 0
 	for _, e := range j.epochs {
 		e.visible = e.last
 		j.waiting += int64(e.last - e.acked)
+	}
+	if fresh {
+		if err := j.nameLosses(); err != nil {
+			return err
+		}
 	}
 	if err := j.indexAcks(); err != nil {
 		return fmt.Errorf("write acks to index: %w", err)
@@ -57,12 +71,78 @@ func (j *Journal) recover() error {
 		}
 	}
 	j.w.nextOrd = max(j.w.nextOrd, j.indexed.seg) + 1
-	return j.drawEpoch()
+	if err := j.drawEpoch(); err != nil {
+		return err
+	}
+	if j.opt.Inline {
+		j.goOnWithFork()
+	}
+	return nil
+}
+
+// setUnreadableAside takes segments out of which nothing can be read at all off the journal,
+// and keeps the files. What they held is in the index, or missed by its numbers.
+func (j *Journal) setUnreadableAside() (some bool, err error) {
+	var kept []*segment
+	for _, s := range j.segs {
+		if s.epoch != 0 && j.ordinal(s.epoch) != nil {
+			kept = append(kept, s)
+			continue
+		}
+		path := j.segmentPath(s.ord, s.packed)
+		if err := j.opt.Disk.Rename(path, path+".damaged"); err != nil {
+			return some, fmt.Errorf("set segment %d aside: %w", s.ord, err)
+		}
+		some = true
+		j.damaged("segment %d is not readable and is kept as %s.damaged; what it held is missed by its numbers unless the index has it", s.ord, filepath.Base(path))
+	}
+	j.segs = kept
+	return some, nil
+}
+
+// nameLosses names the records that wait to be sent and that nobody can read: they are neither
+// in the index, which is fresh, nor in a segment.
+func (j *Journal) nameLosses() error {
+	for _, e := range j.epochs {
+		missing := span{int64(e.acked) + 1, int64(e.last) + 1}
+		var gaps []span
+		taken := func(s *stored) error {
+			if seq := int64(s.rec.Seq); seq < missing.to && seq >= missing.from {
+				if seq > missing.from {
+					gaps = append(gaps, span{missing.from, seq})
+				}
+				missing.from = seq + 1
+			}
+			return nil
+		}
+		if err := j.readIndex(e.ord, e.acked+1, taken); err != nil {
+			return fmt.Errorf("look for lost records: %w", err)
+		}
+		for _, gap := range append(gaps, missing) {
+			if missing, gaps = gap, nil; gap.from == gap.to {
+				continue
+			}
+			if err := j.readSegments(e.ord, uint64(gap.from), taken); err != nil {
+				return fmt.Errorf("look for lost records: %w", err)
+			}
+			for _, lost := range append(gaps, missing) {
+				if lost.from < lost.to {
+					j.damaged("records %d to %d of epoch %s are lost", lost.from, lost.to-1, e.id)
+				}
+			}
+		}
+	}
+	return nil
 }
 
 // listSegments reads the headers of all segments. It returns the files that no later header
 // names: they died at birth or with a failed sync.
 func (j *Journal) listSegments() (voids []string, err error) {
+	// A process that was killed may have renamed a file and not synced the folder: names are
+	// made durable before anything is removed in their favour.
+	if err := j.opt.Disk.SyncDir(j.opt.Dir); err != nil {
+		return nil, err
+	}
 	files, err := j.opt.Disk.List(j.opt.Dir)
 	if err != nil {
 		return nil, err
@@ -97,7 +177,7 @@ func (j *Journal) listSegments() (voids []string, err error) {
 			voids = append(voids, j.segmentPath(s.ord, s.packed))
 			continue
 		}
-		if err := j.readHeader(s); err != nil {
+		if err := j.readHeader(s, after == nil); err != nil {
 			return nil, fmt.Errorf("segment %d: %w", s.ord, err)
 		}
 		s.end = s.size
@@ -123,8 +203,9 @@ func (j *Journal) listSegments() (voids []string, err error) {
 	return voids, nil
 }
 
-// readHeader reads a segment's header, or what its first record says when that is damaged.
-func (j *Journal) readHeader(s *segment) error {
+// readHeader reads a segment's header, or what its first record says when that is damaged:
+// for the newest mendTail says whether it is, or was torn at its birth.
+func (j *Journal) readHeader(s *segment, newest bool) error {
 	data, err := j.readSegment(s.ord, s.packed, headerRoom)
 	if err != nil {
 		return err
@@ -149,7 +230,7 @@ func (j *Journal) readHeader(s *segment) error {
 		}
 		return nil
 	})
-	if errors.Is(err, errStop) {
+	if errors.Is(err, errStop) && !newest {
 		j.damaged("segment %d: its header is not readable; its records are", s.ord)
 	}
 	return nil
@@ -178,7 +259,7 @@ func (j *Journal) fillIndex(why string) (bool, error) {
 	if why == "" && len(j.segs) > 0 {
 		j.opt.Log.Error("index is missing and built anew from the journal")
 	}
-	if !found && len(j.segs) > 0 && j.segs[0].ord > 1 {
+	if !found && len(j.segs) > 0 && j.segs[0].pred != 0 {
 		j.damaged("index and snapshots are lost: keys, states and feeds from before segment %d are not known any more", j.segs[0].ord)
 	}
 	return true, nil
@@ -204,7 +285,7 @@ func (j *Journal) loadIndex() error {
 	}
 	for _, s := range j.segs {
 		if s.id != "" {
-			j.addEpoch(s.epoch, s.id, s.before)
+			j.addEpoch(s.epoch, s.id, s.before, s.fork)
 		}
 	}
 	err = j.db.each([]byte{'f'}, func(k, v []byte) error {
@@ -242,10 +323,10 @@ func (j *Journal) loadIndex() error {
 	return nil
 }
 
-func (j *Journal) addEpoch(ord uint64, id protocol.Epoch, bef *before) {
+func (j *Journal) addEpoch(ord uint64, id protocol.Epoch, bef *before, f *fork) {
 	i, ok := slices.BinarySearchFunc(j.epochs, ord, func(e *epoch, o uint64) int { return cmp.Compare(e.ord, o) })
 	if !ok {
-		e := &epoch{ord: ord, id: id, before: bef}
+		e := &epoch{ord: ord, id: id, before: bef, fork: f}
 		e.hash = protocol.Genesis(j.opt.Origin.Chain, j.opt.Origin.Store, j.opt.Origin.Agent, id)
 		j.epochs = slices.Insert(j.epochs, i, e)
 	}
@@ -266,6 +347,9 @@ func (j *Journal) linkEpochs() {
 	}
 	for _, e := range j.epochs {
 		e.acked, e.gone = min(e.acked, e.last), min(e.gone, e.last)
+		if e.fork != nil {
+			j.forked = e.ord
+		}
 	}
 }
 
@@ -278,9 +362,20 @@ func (j *Journal) mendTail() error {
 		if err != nil {
 			return fmt.Errorf("read segment %d: %w", s.ord, err)
 		}
-		m := mend{j: j, seg: s, out: slices.Clone(data[:min(headerRoom, len(data))])}
-		if err := m.run(data); err != nil {
-			return fmt.Errorf("mend segment %d: %w", s.ord, err)
+		torn := false
+		if s.id == "" {
+			if torn = j.indexed.seg != s.ord && groups(data) < 2; !torn {
+				j.damaged("segment %d: its header is not readable", s.ord)
+				if known, err := j.mendHeader(s); err != nil || !known && s.epoch != 0 {
+					return err
+				}
+			}
+		}
+		m := mend{j: j, seg: s, out: encodeHead(&s.header)}
+		if !torn {
+			if err := m.run(data); err != nil {
+				return fmt.Errorf("mend segment %d: %w", s.ord, err)
+			}
 		}
 		if m.frames == 0 { // it died at birth: what it says of the one before still holds
 			if err := j.settle(len(j.segs) - 2); err != nil {
@@ -295,9 +390,6 @@ func (j *Journal) mendTail() error {
 			})
 			continue
 		}
-		if len(m.out) < headerRoom {
-			return fmt.Errorf("segment %d: %w", s.ord, errBadFrame)
-		}
 		s.end, s.next = int64(len(m.out)), m.next
 		if e := j.ordinal(s.epoch); e != nil {
 			e.last, e.hash = m.next-1, m.hash
@@ -311,6 +403,54 @@ func (j *Journal) mendTail() error {
 		return j.rewrite(s, m.out)
 	}
 	return nil
+}
+
+// mendHeader gives the newest segment, whose header nobody can read, the header that it must
+// have had, as far as the index knows; false when its epoch is not known to anybody.
+func (j *Journal) mendHeader(s *segment) (bool, error) {
+	if s.epoch == 0 && j.indexed.seg == s.ord {
+		s.epoch = j.indexed.ord
+	}
+	e := j.ordinal(s.epoch)
+	if e == nil {
+		return false, nil
+	}
+	first, prev := uint64(1), protocol.Genesis(j.opt.Origin.Chain, j.opt.Origin.Store, j.opt.Origin.Agent, e.id)
+	h := header{version: formatVersion, origin: j.opt.Origin, ord: s.ord, room: max(s.size, headerRoom), epoch: e.ord, id: e.id, before: e.before, fork: e.fork}
+	if n := len(j.segs); n > 1 {
+		p := j.segs[n-2]
+		h.pred, h.predEnd = p.ord, p.size
+		if p.epoch == e.ord {
+			data, err := j.readSegment(p.ord, p.packed, -1)
+			if err != nil {
+				return false, fmt.Errorf("read segment %d: %w", p.ord, err)
+			}
+			first, prev = p.first, p.prev
+			_, _, err = scan(data, headerRoom, func(f frame) error {
+				if r, err := decodeStored(f.payload); f.typ == typeRecord && err == nil {
+					first, prev = r.rec.Seq+1, r.rec.Hash(r.prev)
+				}
+				return nil
+			})
+			if err != nil {
+				return false, err
+			}
+		}
+	}
+	h.first, h.prev = first, prev
+	s.header = h
+	return true, nil
+}
+
+// groups counts the groups of which a segment has an intact frame: with a second one the
+// first was synced, and the header with it.
+func groups(data []byte) int {
+	seen := map[int64]bool{}
+	_, _, _ = scan(data, headerRoom, func(f frame) error { // visiting has no error
+		seen[f.group] = true
+		return nil
+	})
+	return len(seen)
 }
 
 // settle cuts a segment that is not the newest to where its successor says that it ends.
