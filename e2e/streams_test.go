@@ -95,7 +95,7 @@ func TestEDG05ADiskThatWasRolledBack(t *testing.T) {
 		}
 	}
 	prove(t, c, 20)
-	alarmed(t, c, "sealBelow")
+	alarmed(t, c, "sealedTwice", "sealBelow")
 	check(t, s.Agent.Stop())
 	check(t, s.Agent.Start()) // the alarm is not raised again and again
 	check(t, s.Awake(t.Context()))
