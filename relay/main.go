@@ -35,6 +35,8 @@ func commands() []command {
 		{"token", "create, list or delete tokens for the API", token},
 		{"store", "set or list the stores of a chain", store},
 		{"quarantine", "list what could not be applied, or try one again", quarantine},
+		{"roster", "say which agents, tills and counters a store is expected to have", roster},
+		{"verify", "check a certificate of completeness, without relay or network", verify},
 		{"version", "print the version", func(context.Context, []string) error { fmt.Println(version); return nil }},
 	}
 }

@@ -45,6 +45,8 @@ type database interface {
 	within(ctx context.Context, fn func(tx) error) error
 	// read gives the handle for queries outside of transactions.
 	read() querier
+	// snapshot runs fn on one state of the database that does not change while it looks.
+	snapshot(ctx context.Context, fn func(querier) error) error
 	// dataError says whether err blames the rows, and not the database or the way to it.
 	dataError(err error) bool
 	// retry says whether the same transaction may well succeed when it is tried again.
@@ -64,6 +66,34 @@ type database interface {
 type querier interface {
 	QueryContext(ctx context.Context, text string, args ...any) (*sql.Rows, error)
 	QueryRowContext(ctx context.Context, text string, args ...any) *sql.Row
+}
+
+// snapshot runs fn in a transaction that only reads.
+func snapshot(ctx context.Context, db *sql.DB, opts *sql.TxOptions, fn func(querier) error) error {
+	t, err := db.BeginTx(ctx, opts)
+	if err != nil {
+		return err
+	}
+	defer t.Rollback() // there is nothing to commit
+	return fn(t)
+}
+
+// ask runs a query and scans each row.
+func ask[T any](ctx context.Context, q querier, text string, args []any, scan func(scanner, *T) error) ([]T, error) {
+	found, err := q.QueryContext(ctx, text, args...)
+	if err != nil {
+		return nil, err
+	}
+	defer found.Close()
+	var all []T
+	for found.Next() {
+		var v T
+		if err := scan(found, &v); err != nil {
+			return nil, err
+		}
+		all = append(all, v)
+	}
+	return all, found.Err()
 }
 
 const rowsMark = "{rows}"

@@ -72,6 +72,10 @@ func (db *postgresDB) timeline() string {
 	return "CAST(CAST(('x' || substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8)) AS bit(32)) AS bigint)"
 }
 
+func (db *postgresDB) snapshot(ctx context.Context, fn func(querier) error) error {
+	return snapshot(ctx, db.readers, &sql.TxOptions{Isolation: sql.LevelRepeatableRead, ReadOnly: true}, fn)
+}
+
 func (db *postgresDB) close() error {
 	var err error
 	if db.readers != nil {

@@ -67,6 +67,11 @@ func (db *sqliteDB) retry(error) bool {
 	return false // one writer: busy_timeout has waited already
 }
 
+// snapshot: the first read fixes what a transaction sees (WAL).
+func (db *sqliteDB) snapshot(ctx context.Context, fn func(querier) error) error {
+	return snapshot(ctx, db.readers, nil, fn)
+}
+
 func (db *sqliteDB) close() error {
 	var errs []error
 	for _, stmt := range db.prepared {

@@ -14,12 +14,15 @@ import (
 
 	"github.com/pressly/goose/v3"
 	"github.com/pressly/goose/v3/lock"
+
+	"github.com/storelay/storelay/relay/ca"
 )
 
 // Options are the parts of a ledger that a caller may choose.
 type Options struct {
 	Log *slog.Logger     // nil = slog.Default()
 	Now func() time.Time // nil = time.Now; when records were received
+	CA  *ca.CA           // signs certificates of completeness and knows the agents; nil = none are given
 }
 
 // A Ledger is safe for concurrent use, by this process and, on PostgreSQL, by others over the
@@ -31,6 +34,8 @@ type Ledger struct {
 	queue *queue
 	watch *watch
 	ids   sync.Map // chain name -> int64, for chains that have a row
+	ca    *ca.CA   // nil = none
+	seen  seenDays
 }
 
 //go:embed migrations/*.sql
@@ -40,7 +45,7 @@ var migrations embed.FS
 // its tables up to date, and checks that a commit there survives a power cut. Commits are
 // answered once Run runs.
 func Open(ctx context.Context, url string, opts Options) (*Ledger, error) {
-	l := &Ledger{log: opts.Log, now: opts.Now, queue: newQueue(), watch: newWatch()}
+	l := &Ledger{log: opts.Log, now: opts.Now, ca: opts.CA, queue: newQueue(), watch: newWatch()}
 	if l.log == nil {
 		l.log = slog.Default()
 	}
