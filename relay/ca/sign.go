@@ -67,7 +67,7 @@ func (c *CA) loadSigner() (*signer, error) {
 	s, err := parseSigner(text)
 	if err == nil {
 		message := []byte("is the key that of the certificate, and the certificate ours")
-		err = c.Roots().Signed(s.cert, message, ed25519.Sign(s.key, message), time.Now())
+		err = c.Roots().Signed(s.cert, message, ed25519.Sign(s.key, message))
 	}
 	if err != nil {
 		return nil, fmt.Errorf("signing key %s: %w (move the file away and a new one is made; what the old one signed stays valid)", path, err)
@@ -182,9 +182,10 @@ func (r *Roots) Agent(cert *x509.Certificate) (protocol.Origin, error) {
 }
 
 // Signed checks that message was signed with the key of certificate (DER), and that the
-// authorities certified that key for signing documents, at a time at which it was valid. Other
-// certificates of theirs, those of agents and servers, do not count. Errors are ErrSignature.
-func (r *Roots) Signed(certificate, message, signature []byte, at time.Time) error {
+// authorities certified that key for signing documents. Other certificates of theirs, those of
+// agents and servers, do not count. Nor do dates: what was signed once is kept for as long as
+// books are kept, and whoever has the key can write any date. Errors are ErrSignature.
+func (r *Roots) Signed(certificate, message, signature []byte) error {
 	cert, err := x509.ParseCertificate(certificate)
 	if err != nil {
 		return fmt.Errorf("%w: its certificate cannot be read: %w", ErrSignature, err)
@@ -193,10 +194,7 @@ func (r *Roots) Signed(certificate, message, signature []byte, at time.Time) err
 	if !ok || cert.IsCA || !slices.ContainsFunc(cert.UnknownExtKeyUsage, documentSigning.Equal) {
 		return fmt.Errorf("%w: its certificate is not one for signing documents", ErrSignature)
 	}
-	if at.Before(cert.NotBefore) || at.After(cert.NotAfter) {
-		return fmt.Errorf("%w: its certificate is not valid on %s", ErrSignature, at.UTC().Format(time.DateOnly))
-	}
-	if _, err := cert.Verify(x509.VerifyOptions{Roots: r.pool, CurrentTime: at, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageAny}}); err != nil {
+	if _, err := cert.Verify(x509.VerifyOptions{Roots: r.pool, CurrentTime: cert.NotBefore, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageAny}}); err != nil {
 		return fmt.Errorf("%w: its certificate does not come from the certificate authority: %w", ErrSignature, err)
 	}
 	if !ed25519.Verify(key, message, signature) {

@@ -26,23 +26,20 @@ func TestWhatTheAuthoritySignsHoldsForItsTextAndItsAuthorityAlone(t *testing.T) 
 	if err != nil {
 		t.Fatal(err)
 	}
-	now := time.Now()
 	roots, err := ReadRoots(CertFile(dir))
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := roots.Signed(cert, text, signature, now); err != nil {
+	if err := roots.Signed(cert, text, signature); err != nil {
 		t.Errorf("its own: %v", err)
 	}
 	flipped := slices.Clone(signature)
 	flipped[7] ^= 1
 	for name, err := range map[string]error{
-		"another text":      roots.Signed(cert, []byte("store 0002 is complete"), signature, now),
-		"another signature": roots.Signed(cert, text, flipped, now),
-		"another authority": other.Roots().Signed(cert, text, signature, now),
-		"no certificate":    roots.Signed([]byte("x"), text, signature, now),
-		"too early":         roots.Signed(cert, text, signature, now.Add(-48*time.Hour)),
-		"too late":          roots.Signed(cert, text, signature, now.Add(lifetime+time.Hour)),
+		"another text":      roots.Signed(cert, []byte("store 0002 is complete"), signature),
+		"another signature": roots.Signed(cert, text, flipped),
+		"another authority": other.Roots().Signed(cert, text, signature),
+		"no certificate":    roots.Signed([]byte("x"), text, signature),
 	} {
 		if !errors.Is(err, ErrSignature) {
 			t.Errorf("%s: got %v, want ErrSignature", name, err)
@@ -70,7 +67,7 @@ func TestOnlyAKeyThatIsForSigningDocumentsSigns(t *testing.T) {
 	}
 	text := []byte("x")
 	for name, cert := range map[string][]byte{"an agent's": block.Bytes, "its own": own} {
-		if err := c.Roots().Signed(cert, text, ed25519.Sign(key, text), time.Now()); !errors.Is(err, ErrSignature) {
+		if err := c.Roots().Signed(cert, text, ed25519.Sign(key, text)); !errors.Is(err, ErrSignature) {
 			t.Errorf("%s certificate: got %v, want ErrSignature", name, err)
 		}
 	}

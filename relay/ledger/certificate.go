@@ -9,7 +9,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"strings"
 	"time"
 	"unicode"
@@ -329,7 +328,7 @@ func ReadDayCertificate(file []byte, roots *ca.Roots) (*DayCertificate, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := roots.Signed(signed.SignedBy, signed.Certificate, signed.Signature, c.IssuedAt); err != nil {
+	if err := roots.Signed(signed.SignedBy, signed.Certificate, signed.Signature); err != nil {
 		return nil, err
 	}
 	if (c.State == DayComplete) != (len(c.Reasons) == 0) {
@@ -373,47 +372,22 @@ func openCertificate(file []byte) (*DayCertificate, *SignedCertificate, error) {
 	return &c, signed, nil
 }
 
-// splitSigned takes the three members of the file apart, each of which must be there once, so
-// that no two programs take different ones for the signed one.
+// splitSigned takes the members of the file apart. Written again they must give the same
+// bytes: no member twice, so that no two programs take different ones for the signed one, none
+// beside, and no other form of the same signature.
 func splitSigned(file []byte) (*SignedCertificate, error) {
-	members := map[string]json.RawMessage{}
-	dec := json.NewDecoder(bytes.NewReader(file))
-	if t, err := dec.Token(); err != nil || t != json.Delim('{') {
-		return nil, errors.New("not a JSON object")
-	}
-	for dec.More() {
-		name, err := dec.Token()
-		if err != nil {
-			return nil, err
-		}
-		key, _ := name.(string)
-		var value json.RawMessage
-		if err := dec.Decode(&value); err != nil {
-			return nil, err
-		}
-		if _, twice := members[key]; twice || (key != "certificate" && key != "signature" && key != "signedBy") {
-			return nil, fmt.Errorf("member %q does not belong there", key)
-		}
-		members[key] = value
-	}
-	if _, err := dec.Token(); err != nil { // the closing brace
+	var bare bytes.Buffer
+	if err := json.Compact(&bare, file); err != nil {
 		return nil, err
 	}
-	if _, err := dec.Token(); !errors.Is(err, io.EOF) {
-		return nil, errors.New("something follows it")
-	}
 	var signed SignedCertificate
-	if err := json.Unmarshal(members["signature"], &signed.Signature); err != nil {
-		return nil, fmt.Errorf("signature: %w", err)
+	if err := json.Unmarshal(bare.Bytes(), &signed); err != nil {
+		return nil, err
 	}
-	if err := json.Unmarshal(members["signedBy"], &signed.SignedBy); err != nil {
-		return nil, fmt.Errorf("signedBy: %w", err)
+	again, err := canonical(signed)
+	if err != nil || !bytes.Equal(again, bare.Bytes()) {
+		return nil, errors.New("it is not written as relays write it")
 	}
-	var body bytes.Buffer
-	if err := json.Compact(&body, members["certificate"]); err != nil {
-		return nil, fmt.Errorf("certificate: %w", err)
-	}
-	signed.Certificate = body.Bytes()
 	return &signed, nil
 }
 
