@@ -136,8 +136,28 @@ func (s *shop) markHead(day protocol.Day, head protocol.Mark, change ...func(*pr
 	body, err := json.Marshal(m)
 	s.must(err, s.b.t)
 	s.send(protocol.KindDayMark, day, string(body))
-	s.sql(`INSERT OR IGNORE INTO day_marks (chain, store, day, agent, epoch, seq, head_epoch, head_seq, head_hash, certificate, signature) VALUES (1, $1, $2, $3, $4, $5, $6, $7, $8, $9, $10)`,
-		s.origin.Store, day.String(), s.origin.Agent, string(s.epoch), s.seq, string(m.Head.Epoch), m.Head.Through, m.Head.Hash[:], m.Certificate[:], m.Signature)
+}
+
+func (s *shop) sendRecord(r protocol.Record) {
+	s.b.t.Helper()
+	s.seq++
+	r.Seq = s.seq
+	answer, err := s.b.ledger.Commit(s.b.t.Context(), s.origin, protocol.Batch{Epoch: s.epoch, First: s.seq, Prev: s.prev, Records: []protocol.Record{r}})
+	s.prev = r.Hash(s.prev)
+	if err != nil || answer.Verdict != protocol.VerdictAck {
+		s.b.t.Fatalf("commit: %+v, %v", answer, err)
+	}
+}
+
+// skip loses the next n records at the agent, as it tells the relay.
+func (s *shop) skip(n uint64) {
+	s.b.t.Helper()
+	skip := &protocol.Skip{From: s.seq + 1, To: s.seq + n, Hash: protocol.Hash{byte(n)}, Reason: protocol.SkipDamaged}
+	answer, err := s.b.ledger.Commit(s.b.t.Context(), s.origin, protocol.Batch{Epoch: s.epoch, First: skip.From, Prev: s.prev, Skip: skip, Records: []protocol.Record{}})
+	if err != nil || answer.Verdict != protocol.VerdictAck || answer.Through != skip.To {
+		s.b.t.Fatalf("skip: %+v, %v", answer, err)
+	}
+	s.seq, s.prev = skip.To, skip.Hash
 }
 
 // sql changes the database behind the ledger's back.
@@ -362,10 +382,15 @@ func TestBEY01EachHoleIsNamed(t *testing.T) {
 			s.mark(saturday)
 		}, ledger.ReasonQuarantine, "pc-0001", "strangeKind 17 of epoch"},
 		"a hole in the day": {func(s *shop) {
+			s.skip(2)
 			rest(s)
-			s.sql("INSERT INTO holes (chain, store, agent, epoch, first_seq, last_seq, hash, reason, day, received) SELECT 1, '0001', 'pc-0001', $1, 12, 13, hash, 'damaged', '2026-11-21', 0 FROM records WHERE seq = 13", string(s.epoch))
-			s.sql("DELETE FROM records WHERE seq IN (12, 13)")
-		}, ledger.ReasonHole, "pc-0001", "records 12 to 13 of epoch"},
+		}, ledger.ReasonHole, "pc-0001", "records 10 to 11 of epoch 00000000000000000000000030303031 were lost at the agent (damaged)"},
+		"a hole that took the seal of an epoch": {func(s *shop) {
+			s.trade(saturday)
+			s.epoch, s.seq, s.prev = protocol.Epoch(strings.Repeat("cd", 16)), 0, protocol.Hash{}
+			s.skip(3)
+			s.mark(saturday)
+		}, ledger.ReasonHole, "pc-0001", "what is missing before the epoch is not known"},
 		"a disk that lives twice": {func(s *shop) {
 			rest(s)
 			s.sql("INSERT INTO alarms (chain, store, agent, kind, detail, at) VALUES (1, '0001', 'pc-0001', 'fork', 'epoch x came with two contents', $1)", time.Date(2026, 11, 21, 18, 0, 0, 0, time.UTC).UnixMicro())
@@ -447,11 +472,20 @@ func TestBEY01ADayIsCompleteAllTheSame(t *testing.T) {
 			s.mark(saturday)
 			s.sql("INSERT INTO alarms (chain, store, agent, kind, detail, at) VALUES (1, '0001', 'pc-0001', 'fork', 'x', $1)", time.Date(2026, 11, 23, 18, 0, 0, 0, time.UTC).UnixMicro())
 		},
-		"a hole of another day": func(s *shop) {
+		"a hole behind the mark": func(s *shop) {
 			s.trade(saturday)
 			s.mark(saturday)
-			s.sql("INSERT INTO holes (chain, store, agent, epoch, first_seq, last_seq, hash, reason, day, received) SELECT 1, '0001', 'pc-0001', $1, 3, 4, hash, 'damaged', '2026-11-20', 0 FROM records WHERE seq = 4", string(s.epoch))
-			s.sql("DELETE FROM records WHERE seq IN (3, 4)")
+			s.skip(2)
+			s.mark(saturday.AddDays(1))
+		},
+		"a hole whose records came after all": func(s *shop) {
+			s.trade(saturday)
+			lost := protocol.Record{Kind: protocol.KindDrawer, At: "2026-11-21T12:00:00+01:00", Day: saturday, Body: []byte(`{"drawer":"d","event":"opened","at":"2026-11-21T11:00:00Z"}`)}
+			lost.Was = &protocol.Was{Epoch: s.epoch, Seq: s.seq + 1, SHA256: lost.ContentHash()}
+			s.skip(1)
+			s.restart(saturday)
+			s.sendRecord(lost)
+			s.mark(saturday)
 		},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -118,7 +118,7 @@ func (l *Ledger) auditChain(ctx context.Context, id int64, chain string, opts Au
 		slices.Sort(stores)
 	}
 	for _, store := range stores {
-		err := l.db.snapshot(ctx, func(q querier) error {
+		err := l.inSnapshot(ctx, func(q querier) error {
 			s := newStoreAudit(reader{q, id}, l, chain, store, opts, report)
 			return s.audit(ctx)
 		})
@@ -129,7 +129,7 @@ func (l *Ledger) auditChain(ctx context.Context, id int64, chain string, opts Au
 	if opts.Store != "" {
 		return nil
 	}
-	return l.db.snapshot(ctx, func(q querier) error {
+	return l.inSnapshot(ctx, func(q querier) error {
 		return (&chainAudit{reader{q, id}, chain, report}).audit(ctx)
 	})
 }

@@ -18,38 +18,49 @@ type chainAudit struct {
 }
 
 func (c *chainAudit) audit(ctx context.Context) error {
-	jumps, err := ask(ctx, c.q, "SELECT head_before, head_after FROM jumps WHERE chain = $1 ORDER BY incarnation", []any{c.id},
-		func(row scanner, j *[2]int64) error { return row.Scan(&j[0], &j[1]) })
+	var incarnation int64
+	if err := c.q.QueryRowContext(ctx, "SELECT incarnation FROM ledger").Scan(&incarnation); err != nil {
+		return fmt.Errorf("incarnation: %w", err)
+	}
+	jumps, err := ask(ctx, c.q, "SELECT incarnation, head_before, head_after FROM jumps WHERE chain = $1 ORDER BY incarnation", []any{c.id},
+		func(row scanner, j *jump) error { return row.Scan(&j.incarnation, &j.before, &j.after) })
 	if err != nil {
 		return fmt.Errorf("jumps: %w", err)
 	}
-	return errors.Join(c.positions(ctx, jumps), c.numbers(ctx, len(jumps)), c.strays(ctx))
+	return errors.Join(c.positions(ctx, jumps, incarnation), c.numbers(ctx, int64(len(jumps)), incarnation), c.strays(ctx))
 }
 
 func (c *chainAudit) find(store string, pos int64, kind, format string, args ...any) {
 	c.report.Findings = append(c.report.Findings, Finding{Chain: c.chain, Store: store, Pos: pos, Kind: kind, What: fmt.Sprintf(format, args...)})
 }
 
+// A jump is where positions went on after a raise of the incarnation.
+type jump struct{ incarnation, before, after int64 }
+
 // positions looks for gaps that no raise of the incarnation explains.
-func (c *chainAudit) positions(ctx context.Context, jumps [][2]int64) error {
+func (c *chainAudit) positions(ctx context.Context, jumps []jump, incarnation int64) error {
 	var head, last int64
 	err := c.q.QueryRowContext(ctx, "SELECT head, coalesce((SELECT max(pos) FROM records WHERE chain = $1), 0) FROM chains WHERE id = $1", c.id).Scan(&head, &last)
 	if err != nil {
 		return fmt.Errorf("positions: %w", err)
 	}
 	for _, j := range jumps {
-		if j[1] != (j[0]/step+1)*step {
-			c.find("", j[1], wrongPosition, "a jump from %d to %d is none that a raise of the incarnation makes", j[0], j[1])
+		if j.after != max((j.before/step+1)*step, floorOf(j.incarnation)) {
+			c.find("", j.after, wrongPosition, "a jump from %d to %d is none that a raise to incarnation %d makes", j.before, j.after, j.incarnation)
 		}
 	}
-	// landing is where positions go on after one or more jumps from a place.
+	// landing says whether positions go on behind to after one or more jumps from a place; those
+	// of a chain begin behind the floor of the incarnation in which it came.
 	landing := func(from, to int64) bool {
+		if from == 0 && to%step == 0 && to <= floorOf(incarnation) {
+			return true
+		}
 		for from < to {
-			i := slices.IndexFunc(jumps, func(j [2]int64) bool { return j[0] == from })
+			i := slices.IndexFunc(jumps, func(j jump) bool { return j.before == from })
 			if i < 0 {
 				return false
 			}
-			from = jumps[i][1]
+			from = jumps[i].after
 		}
 		return from == to
 	}
@@ -73,7 +84,7 @@ func (c *chainAudit) positions(ctx context.Context, jumps [][2]int64) error {
 
 // numbers looks for gaps in the running numbers of each store and type, and for numbers that
 // do not have the order of the positions.
-func (c *chainAudit) numbers(ctx context.Context, raises int) error {
+func (c *chainAudit) numbers(ctx context.Context, raises, incarnation int64) error {
 	type gap struct {
 		store, kind         string
 		number, before, pos int64
@@ -87,8 +98,8 @@ func (c *chainAudit) numbers(ctx context.Context, raises int) error {
 	if err != nil {
 		return fmt.Errorf("numbers: %w", err)
 	}
-	jumped := func(from, to int64) bool { // by at most as many raises as there were
-		return from == to || to%step == 0 && to > from && to/step-from/step <= int64(raises)
+	jumped := func(from, to int64) bool { // by as many raises as there were, at most
+		return from == to || to%step == 0 && to > from && to <= max(floorOf(incarnation), (from/step+raises)*step)
 	}
 	told := map[numberKey]bool{}
 	for _, g := range starts {

@@ -60,7 +60,7 @@ func (r reader) certificateOf(ctx context.Context, sha256 []byte) ([]byte, error
 
 // mark meets a mark's own record: its row must say the same. Without a row the record speaks
 // for itself.
-func (c *rowCheck) mark(ctx context.Context, p *place) error {
+func (c *rowCheck) mark(ctx context.Context, p *entry) error {
 	said, err := protocol.DecodeDayMark(p.record.Body)
 	if err != nil {
 		c.wrong(p, wrongMark, "cannot be read: "+err.Error())

@@ -25,20 +25,20 @@ type rowCheck struct {
 
 // A receipt is a transaction, and what the other tables should say of it.
 type receipt struct {
-	place  place // without its record
+	entry  entry // without its record
 	key    saleKey
 	voids  bool // key is what it voids, and not its own
 	voided bool
 }
 
-func (c *rowCheck) wrong(p *place, kind, what string) {
+func (c *rowCheck) wrong(p *entry, kind, what string) {
 	if c.first == nil {
 		c.first = &wrong{kind: kind, seq: p.seq, last: p.seq, pos: p.pos, what: what}
 	}
 }
 
 // visit looks at one record, in the order of the stream.
-func (c *rowCheck) visit(ctx context.Context, p *place, hash protocol.Hash) error {
+func (c *rowCheck) visit(ctx context.Context, p *entry, hash protocol.Hash) error {
 	for _, m := range c.a.at[protocol.Position{Epoch: c.st.key.epoch, Seq: p.seq}] {
 		m.hash, m.head = hash, true
 	}
@@ -80,7 +80,7 @@ func (c *rowCheck) visit(ctx context.Context, p *place, hash protocol.Hash) erro
 
 // transaction compares the columns with the receipt, and notes what the other tables should
 // say.
-func (c *rowCheck) transaction(ctx context.Context, p *place) error {
+func (c *rowCheck) transaction(ctx context.Context, p *entry) error {
 	t, err := readTransaction(p.record.Body)
 	if err != nil {
 		c.wrong(p, wrongChanged, "is applied, and cannot be read: "+err.Error())
@@ -111,7 +111,7 @@ func (c *rowCheck) transaction(ctx context.Context, p *place) error {
 }
 
 // count adds what other records give to the sums of their day.
-func (c *rowCheck) count(p *place) {
+func (c *rowCheck) count(p *entry) {
 	it := item{record: p.record, day: p.said.day}
 	if err := it.body(protocol.Origin{Chain: c.s.chain, Store: c.s.store, Agent: c.st.key.agent}); err != nil {
 		c.wrong(p, wrongChanged, "is applied, and cannot be read: "+err.Error())
@@ -151,14 +151,14 @@ func (c *rowCheck) flush(ctx context.Context) error {
 		at := &c.receipts[r.i]
 		switch {
 		case at.voids && r.voided == 0:
-			c.wrong(&at.place, wrongColumns, fmt.Sprintf("voids transaction %s, and the table of voids does not say so", at.key))
+			c.wrong(&at.entry, wrongColumns, fmt.Sprintf("voids transaction %s, and the table of voids does not say so", at.key))
 		case at.voids:
 		case r.pos == 0:
-			c.wrong(&at.place, wrongColumns, fmt.Sprintf("transaction %s has no business key", at.key))
-		case r.pos != at.place.pos:
-			c.wrong(&at.place, wrongColumns, fmt.Sprintf("the business key of transaction %s is at position %d", at.key, r.pos))
+			c.wrong(&at.entry, wrongColumns, fmt.Sprintf("transaction %s has no business key", at.key))
+		case r.pos != at.entry.pos:
+			c.wrong(&at.entry, wrongColumns, fmt.Sprintf("the business key of transaction %s is at position %d", at.key, r.pos))
 		case at.voided != (r.voided != 0):
-			c.wrong(&at.place, wrongColumns, fmt.Sprintf("its row says voided %t, and the table of voids %t", at.voided, r.voided != 0))
+			c.wrong(&at.entry, wrongColumns, fmt.Sprintf("its row says voided %t, and the table of voids %t", at.voided, r.voided != 0))
 		}
 	}
 	c.receipts = c.receipts[:0]

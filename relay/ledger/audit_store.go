@@ -140,7 +140,7 @@ func (s *storeAudit) stream(ctx context.Context, st *stream) error {
 	a := s.agent(name)
 	rows := &rowCheck{s: s, st: st, a: a}
 	genesis := protocol.Genesis(s.chain, s.store, name, epoch)
-	f, err := s.follow(ctx, st, protocol.Mark{Epoch: epoch, Hash: genesis}, st.through, s.gaps[st.key], func(p *place, hash protocol.Hash) error {
+	f, err := s.follow(ctx, st, protocol.Mark{Epoch: epoch, Hash: genesis}, st.through, s.gaps[st.key], func(p *entry, hash protocol.Hash) error {
 		s.progress(1)
 		return rows.visit(ctx, p, hash)
 	})
@@ -163,6 +163,11 @@ func (s *storeAudit) stream(ctx context.Context, st *stream) error {
 	}
 	if w := rows.first; w != nil {
 		s.find(name, epoch, *w)
+	}
+	for _, g := range s.gaps[st.key] {
+		if g.first == 1 && g.moved() {
+			rows.seal = g.seal
+		}
 	}
 	return s.seal(ctx, st, a, rows.seal)
 }
@@ -225,7 +230,7 @@ func (s *storeAudit) behind(a *agentAudit, epoch protocol.Epoch, upTo uint64) pr
 }
 
 func (r reader) posOf(ctx context.Context, s *stream, seq uint64) (int64, error) {
-	found, err := r.places(ctx, s, seq, seq)
+	found, err := r.entries(ctx, s, seq, seq)
 	if err != nil || len(found) == 0 {
 		return 0, err
 	}

@@ -39,7 +39,7 @@ type dayCheck struct {
 // lookAt makes the certificate of a day without version, time and signature. Open says that
 // the day has not ended.
 func (l *Ledger) lookAt(ctx context.Context, id int64, chain, store string, day protocol.Day, now time.Time) (c *DayCertificate, open bool, err error) {
-	err = l.db.snapshot(ctx, func(q querier) error {
+	err = l.inSnapshot(ctx, func(q querier) error {
 		d := &dayCheck{reader: reader{q, id}, l: l, chain: chain, store: store, day: day, now: now, roots: l.ca.Roots(),
 			streams: map[string][]*stream{}, gaps: map[streamKey][]gap{}, marks: map[string]*heardMark{}, marking: map[string]bool{}, repeated: map[string]int64{}}
 		if err := d.look(ctx); err != nil {
@@ -49,6 +49,15 @@ func (l *Ledger) lookAt(ctx context.Context, id int64, chain, store string, day 
 		return nil
 	})
 	return c, open, err
+}
+
+// inSnapshot runs fn on one state of the database that does not change while it looks.
+func (l *Ledger) inSnapshot(ctx context.Context, fn func(querier) error) error {
+	q, done, err := l.db.snapshot(ctx)
+	if err != nil {
+		return err
+	}
+	return errors.Join(fn(q), done())
 }
 
 func (d *dayCheck) look(ctx context.Context) error {
@@ -131,11 +140,15 @@ func readStreams(ctx context.Context, q querier, id int64, store string) ([]*str
 
 // readGaps gives the named holes of a store by stream, in order.
 func readGaps(ctx context.Context, q querier, id int64, store string) (map[streamKey][]gap, error) {
-	found, err := ask(ctx, q, "SELECT store, agent, epoch, first_seq, last_seq, hash, reason, day, received FROM holes WHERE chain = $1 AND store = $2 ORDER BY first_seq", []any{id, store},
+	found, err := ask(ctx, q, "SELECT store, agent, epoch, first_seq, last_seq, hash, reason, day, seal, received FROM holes WHERE chain = $1 AND store = $2 ORDER BY first_seq, last_seq", []any{id, store},
 		func(row scanner, g *gap) error {
 			var first, last int64
-			err := row.Scan(&g.store, &g.agent, (*string)(&g.epoch), &first, &last, &g.hash, &g.reason, &g.day, &g.received)
+			var seal []byte
+			err := row.Scan(&g.store, &g.agent, (*string)(&g.epoch), &first, &last, &g.hash, &g.reason, &g.day, &seal, &g.received)
 			g.first, g.last = uint64(first), uint64(last)
+			if err == nil && seal != nil {
+				err = json.Unmarshal(seal, &g.seal)
+			}
 			return err
 		})
 	if err != nil {
@@ -231,6 +244,13 @@ func (d *dayCheck) holesOfDay(ctx context.Context, _ []Expected) error {
 		return cmp.Or(strings.Compare(a.agent, b.agent), strings.Compare(string(a.epoch), string(b.epoch)), cmp.Compare(a.first, b.first))
 	})
 	for _, g := range all {
+		lacks, err := d.lacks(ctx, &g)
+		if err != nil {
+			return err
+		}
+		if !lacks {
+			continue
+		}
 		touches, err := d.touches(ctx, &g)
 		if err != nil {
 			return err
@@ -239,14 +259,42 @@ func (d *dayCheck) holesOfDay(ctx context.Context, _ []Expected) error {
 			continue
 		}
 		d.c.Holes = append(d.c.Holes, HoleOfDay{g.agent, g.epoch, g.first, g.last, printable(g.reason)})
-		d.reason(ReasonHole, g.agent, "%s of epoch %s %s lost at the agent (%s)", numbered("record", g.first, g.last), g.epoch, wereOrWas(g.first, g.last), g.reason)
+		more := ""
+		if g.first == 1 && g.moved() && g.seal == nil {
+			more = "; the seal is lost with it, so what is missing before the epoch is not known"
+		}
+		d.reason(ReasonHole, g.agent, "%s of epoch %s %s lost at the agent (%s)%s", numbered("record", g.first, g.last), g.epoch, wereOrWas(g.first, g.last), g.reason, more)
 	}
 	return nil
 }
 
+// lacks says whether the ledger lacks anything of a hole, and cuts off what its stream brought
+// after all. What came beside the stream is in quarantine, or was applied from another epoch.
+func (d *dayCheck) lacks(ctx context.Context, g *gap) (bool, error) {
+	if !g.moved() {
+		for _, s := range d.streams[g.agent] {
+			if s.key.epoch == g.epoch {
+				g.first = max(g.first, s.through+1)
+			}
+		}
+		if g.first > g.last {
+			return false, nil
+		}
+	}
+	var came int64
+	err := d.q.QueryRowContext(ctx, `SELECT count(*) FROM (
+			SELECT seq FROM quarantined WHERE chain = $1 AND store = $2 AND agent = $3 AND epoch = $4 AND seq BETWEEN $5 AND $6
+			UNION SELECT seq FROM resent WHERE chain = $1 AND store = $2 AND agent = $3 AND epoch = $4 AND seq BETWEEN $5 AND $6) AS came`,
+		d.id, d.store, g.agent, string(g.epoch), int64(g.first), int64(g.last)).Scan(&came)
+	if err != nil {
+		return false, fmt.Errorf("holes: %w", err)
+	}
+	return uint64(came) < g.last-g.first+1, nil
+}
+
 func (d *dayCheck) touches(ctx context.Context, g *gap) (bool, error) {
 	mark := d.marks[g.agent]
-	if mark != nil && len(g.hash) > 0 {
+	if mark != nil && g.moved() {
 		if covered, known := mark.covers(g); known {
 			return covered, nil
 		}
@@ -261,7 +309,7 @@ func (d *dayCheck) touches(ctx context.Context, g *gap) (bool, error) {
 		if s.key.epoch != g.epoch || s.through <= g.last {
 			continue
 		}
-		found, err := d.places(ctx, s, g.last+1, g.last+1)
+		found, err := d.entries(ctx, s, g.last+1, g.last+1)
 		if err != nil {
 			return false, err
 		}

@@ -187,7 +187,9 @@ func (d *dayCheck) followBack(ctx context.Context, mark *heardMark, agent string
 			if err != nil {
 				return "", err
 			}
-			if !ok || hash != at.Hash {
+			if inside(gaps, at.Through) {
+				hash = at.Hash // nothing tells it
+			} else if !ok || hash != at.Hash {
 				return fmt.Sprintf("record %d of epoch %s has another hash than %s says", at.Through, at.Epoch, said), nil
 			}
 		} else {
@@ -204,16 +206,19 @@ func (d *dayCheck) followBack(ctx context.Context, mark *heardMark, agent string
 				mark.reached = false
 				return fmt.Sprintf("%s of epoch %s %s", numbered("record", w.seq, w.last), at.Epoch, w.what), nil
 			}
-			if f.hash != at.Hash {
+			if f.hash != at.Hash && !inside(gaps, at.Through) {
 				mark.reached = false
 				return fmt.Sprintf("record %d of epoch %s has another hash than %s says", at.Through, at.Epoch, said), nil
 			}
 		}
 		seal, ok := seals[s.id]
+		if i := slices.IndexFunc(gaps, func(g gap) bool { return g.first == 1 && g.moved() }); !ok && i >= 0 {
+			if gaps[i].seal == nil {
+				return "", nil // it is lost, and named so
+			}
+			seal, ok = *gaps[i].seal, true
+		}
 		switch {
-		case !ok && startsWithHole(gaps): // the seal is lost with it
-			mark.reached = true
-			return "", nil
 		case !ok:
 			return fmt.Sprintf("epoch %s does not begin with a seal", at.Epoch), nil
 		case seal.Before == nil:
@@ -222,10 +227,6 @@ func (d *dayCheck) followBack(ctx context.Context, mark *heardMark, agent string
 		}
 		at, said = *seal.Before, fmt.Sprintf("the seal of epoch %s", at.Epoch)
 	}
-}
-
-func startsWithHole(gaps []gap) bool {
-	return slices.ContainsFunc(gaps, func(g gap) bool { return g.first == 1 && len(g.hash) > 0 })
 }
 
 // base is the head of an earlier mark, if the ledger stands by it.
@@ -266,7 +267,7 @@ func (d *dayCheck) seals(ctx context.Context, agent string) (map[int64]protocol.
 		if _, ok := seals[s.id]; ok {
 			continue
 		}
-		first, err := d.places(ctx, s, 1, 1)
+		first, err := d.entries(ctx, s, 1, 1)
 		if err != nil {
 			return nil, err
 		}
@@ -280,7 +281,7 @@ func (d *dayCheck) seals(ctx context.Context, agent string) (map[int64]protocol.
 }
 
 // tally counts the receipts of the day that came again with the same content.
-func (d *dayCheck) tally(p *place, _ protocol.Hash) error {
+func (d *dayCheck) tally(p *entry, _ protocol.Hash) error {
 	if p.table != "duplicates" || p.record == nil || p.record.Was != nil || p.record.Kind != protocol.KindTransaction {
 		return nil
 	}

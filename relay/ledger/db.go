@@ -45,8 +45,10 @@ type database interface {
 	within(ctx context.Context, fn func(tx) error) error
 	// read gives the handle for queries outside of transactions.
 	read() querier
-	// snapshot runs fn on one state of the database that does not change while it looks.
-	snapshot(ctx context.Context, fn func(querier) error) error
+	// snapshot gives a handle whose queries all see the same state, until done.
+	snapshot(ctx context.Context) (q querier, done func() error, err error)
+	// backup writes a copy of the database, as of one moment, to a file that is not there yet.
+	backup(ctx context.Context, path string) error
 	// dataError says whether err blames the rows, and not the database or the way to it.
 	dataError(err error) bool
 	// retry says whether the same transaction may well succeed when it is tried again.
@@ -66,16 +68,6 @@ type database interface {
 type querier interface {
 	QueryContext(ctx context.Context, text string, args ...any) (*sql.Rows, error)
 	QueryRowContext(ctx context.Context, text string, args ...any) *sql.Row
-}
-
-// snapshot runs fn in a transaction that only reads.
-func snapshot(ctx context.Context, db *sql.DB, opts *sql.TxOptions, fn func(querier) error) error {
-	t, err := db.BeginTx(ctx, opts)
-	if err != nil {
-		return err
-	}
-	defer t.Rollback() // there is nothing to commit
-	return fn(t)
 }
 
 // ask runs a query and scans each row.

@@ -110,7 +110,7 @@ func (l *Ledger) Roster(ctx context.Context, chain, store string, day protocol.D
 		return nil, err
 	}
 	var all []Expected
-	err = l.db.snapshot(ctx, func(q querier) error {
+	err = l.inSnapshot(ctx, func(q querier) error {
 		d := &dayCheck{reader: reader{q, id}, l: l, chain: chain, store: store, day: day, streams: map[string][]*stream{}}
 		if err := d.readStreams(ctx); err != nil {
 			return err
@@ -199,7 +199,8 @@ func (d *dayCheck) seenAgents(ctx context.Context) ([]Expected, error) {
 	}
 	var all []Expected
 	for _, r := range rows {
-		streams := d.streams[r.agent]
+		aside := asideEpoch(protocol.Origin{Chain: d.chain, Store: d.store, Agent: r.agent})
+		streams := slices.DeleteFunc(slices.Clone(d.streams[r.agent]), func(s *stream) bool { return s.key.epoch == aside })
 		if len(streams) == 0 {
 			continue
 		}
@@ -224,7 +225,7 @@ func (d *dayCheck) seenAgents(ctx context.Context) ([]Expected, error) {
 
 // dayAt is the business day of a record; the zero Day when it is not there.
 func (r reader) dayAt(ctx context.Context, s *stream, seq uint64) (protocol.Day, error) {
-	found, err := r.places(ctx, s, seq, seq)
+	found, err := r.entries(ctx, s, seq, seq)
 	if err != nil || len(found) == 0 || found[0].record == nil {
 		return protocol.Day{}, err
 	}

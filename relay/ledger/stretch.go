@@ -12,8 +12,8 @@ import (
 	"github.com/storelay/storelay/protocol"
 )
 
-// A place is one record of a stream as the database holds it, in whichever table.
-type place struct {
+// An entry is one record of a stream as the database holds it, in whichever table.
+type entry struct {
 	seq    uint64
 	table  string // records, duplicates, quarantined
 	pos    int64  // in the chain's order; 0 = it was not applied
@@ -40,8 +40,17 @@ type gap struct {
 	first, last  uint64
 	hash         []byte // of the record last; empty = the stream did not move over it
 	reason       string
-	day          string // of the record before it in its stream; "" = none
+	day          string         // of the record before it; "" = none is known
+	seal         *protocol.Seal // that was lost with record 1; nil = it is not known
 	received     int64
+}
+
+// moved says that the stream moved over the hole; otherwise it was only told of.
+func (g *gap) moved() bool { return len(g.hash) == len(protocol.Hash{}) }
+
+// inside says whether a position is in a hole, where no hash is known.
+func inside(gaps []gap, seq uint64) bool {
+	return slices.ContainsFunc(gaps, func(g gap) bool { return g.moved() && g.first <= seq && seq < g.last })
 }
 
 // A reader reads streams of one chain in one snapshot, a window of records at a time.
@@ -53,17 +62,17 @@ type reader struct {
 // window is how many records are held in memory.
 const window = 500
 
-// places gives the records first..last of a stream that are there, in order.
-func (r reader) places(ctx context.Context, s *stream, first, last uint64) ([]place, error) {
+// entries gives the records first..last of a stream that are there, in order.
+func (r reader) entries(ctx context.Context, s *stream, first, last uint64) ([]entry, error) {
 	args := []any{r.id, s.id, int64(first), int64(last)}
 	all, err := ask(ctx, r.q, `SELECT seq, pos, store, kind, at, mono, day, hash, body, was,
 		coalesce(business_day, ''), coalesce(type, ''), coalesce(number, 0), coalesce(voided, -1)
-		FROM records WHERE chain = $1 AND stream = $2 AND seq BETWEEN $3 AND $4`, args, scanRecordPlace)
+		FROM records WHERE chain = $1 AND stream = $2 AND seq BETWEEN $3 AND $4`, args, scanEntry)
 	if err != nil {
 		return nil, fmt.Errorf("records %d..%d of %s: %w", first, last, s, err)
 	}
 	duplicates, err := ask(ctx, r.q, "SELECT seq, hash, record, reason FROM duplicates WHERE chain = $1 AND stream = $2 AND seq BETWEEN $3 AND $4", args,
-		func(row scanner, p *place) error {
+		func(row scanner, p *entry) error {
 			var seq int64
 			var text []byte
 			p.table = "duplicates"
@@ -80,7 +89,7 @@ func (r reader) places(ctx context.Context, s *stream, first, last uint64) ([]pl
 	quarantined, err := ask(ctx, r.q, `SELECT seq, kind, day, cause, reason, hash, record FROM quarantined
 		WHERE chain = $1 AND stream = $2 AND seq BETWEEN $3 AND $4 AND store = $5 AND agent = $6 AND epoch = $7`,
 		append(args, s.key.store, s.key.agent, string(s.key.epoch)),
-		func(row scanner, p *place) error {
+		func(row scanner, p *entry) error {
 			var seq int64
 			var text []byte
 			p.table = "quarantined"
@@ -93,11 +102,11 @@ func (r reader) places(ctx context.Context, s *stream, first, last uint64) ([]pl
 		return nil, fmt.Errorf("quarantined records %d..%d of %s: %w", first, last, s, err)
 	}
 	all = append(append(all, duplicates...), quarantined...)
-	slices.SortStableFunc(all, func(a, b place) int { return cmp.Compare(a.seq, b.seq) })
+	slices.SortStableFunc(all, func(a, b entry) int { return cmp.Compare(a.seq, b.seq) })
 	return all, nil
 }
 
-func scanRecordPlace(row scanner, p *place) error {
+func scanEntry(row scanner, p *entry) error {
 	r := &protocol.Record{}
 	var seq int64
 	var was []byte
@@ -128,7 +137,7 @@ func scanRecordPlace(row scanner, p *place) error {
 
 // decode reads a record that was kept as JSON. Other bytes of the same meaning are not what
 // we wrote.
-func (p *place) decode(text []byte) {
+func (p *entry) decode(text []byte) {
 	r := &protocol.Record{}
 	switch err := json.Unmarshal(text, r); {
 	case err != nil:
@@ -172,19 +181,19 @@ type follower struct {
 
 	first *wrong
 	base  protocol.Hash  // before the first record that is wrong
-	bad   *place         // that record
+	bad   *entry         // that record
 	other *protocol.Hash // of the record just taken, as computed, where another is stored
 }
 
 // follow recomputes the hashes of a stream from behind a record whose hash is given, through
 // record to. Visit, if not nil, sees each record with the hash of the stream there.
-func (r reader) follow(ctx context.Context, s *stream, from protocol.Mark, to uint64, gaps []gap, visit func(*place, protocol.Hash) error) (*follower, error) {
+func (r reader) follow(ctx context.Context, s *stream, from protocol.Mark, to uint64, gaps []gap, visit func(*entry, protocol.Hash) error) (*follower, error) {
 	f := &follower{seq: from.Through, hash: from.Hash, known: true, gaps: gaps}
 	for f.seq < to {
 		if f.skip() {
 			continue
 		}
-		found, err := r.places(ctx, s, f.seq+1, min(f.seq+window, to))
+		found, err := r.entries(ctx, s, f.seq+1, min(f.seq+window, to))
 		if err != nil {
 			return nil, err
 		}
@@ -229,7 +238,7 @@ func (r reader) next(ctx context.Context, s *stream, seq, to uint64) (uint64, er
 // skip steps over a hole that begins behind the last record.
 func (f *follower) skip() bool {
 	for i := range f.gaps {
-		if g := &f.gaps[i]; g.first == f.seq+1 && len(g.hash) == len(f.hash) {
+		if g := &f.gaps[i]; g.first == f.seq+1 && g.moved() {
 			f.seq, f.hash, f.known, f.other = g.last, protocol.Hash(g.hash), true, nil
 			return true
 		}
@@ -245,7 +254,7 @@ func (f *follower) reach(seq uint64) {
 		}
 		end := seq - 1
 		for _, g := range f.gaps {
-			if g.first > f.seq && g.first <= end && len(g.hash) > 0 {
+			if g.first > f.seq && g.first <= end && g.moved() {
 				end = g.first - 1
 			}
 		}
@@ -261,7 +270,7 @@ func (f *follower) wrong(w wrong) {
 }
 
 // take compares one record.
-func (f *follower) take(p *place) {
+func (f *follower) take(p *entry) {
 	f.reach(p.seq)
 	f.skip() // a hole that begins where this record stands
 	if p.seq <= f.seq {
@@ -311,7 +320,7 @@ func (f *follower) ends(s *stream) {
 const hashAlone = "has its content, and another hash is stored with it"
 
 // compare looks whether a record that is wrong explains the first one that is.
-func (f *follower) compare(p *place, stored protocol.Hash) {
+func (f *follower) compare(p *entry, stored protocol.Hash) {
 	if f.bad == nil || f.bad.record == nil || p.record == nil || f.first.kind != wrongChanged {
 		return
 	}
@@ -343,11 +352,11 @@ func (r reader) committed(ctx context.Context, s *stream, seq uint64, gaps []gap
 		return protocol.Hash{}, false, errors.New("no record is number 0")
 	}
 	for _, g := range gaps {
-		if g.last == seq && len(g.hash) == len(protocol.Hash{}) {
+		if g.last == seq && g.moved() {
 			return protocol.Hash(g.hash), true, nil
 		}
 	}
-	found, err := r.places(ctx, s, seq, seq)
+	found, err := r.entries(ctx, s, seq, seq)
 	if err != nil || len(found) == 0 || len(found[0].hash) != len(protocol.Hash{}) {
 		return protocol.Hash{}, false, err
 	}
