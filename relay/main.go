@@ -38,6 +38,7 @@ func commands() []command {
 		{"store", "set or list the stores of a chain", store},
 		{"quarantine", "list what could not be applied, or try one again", quarantine},
 		{"roster", "say which agents, tills and counters a store is expected to have", roster},
+		{"audit", "look whether anyone has changed the ledger since agents and relay wrote it", audit},
 		{"verify", "check a certificate of completeness, without relay or network", verify},
 		{"backup", "write the whole ledger to a file, also while the relay serves", backup},
 		{"restore", "put a backup in the place of the ledger, or say that the database was restored by its own tools", restore},

@@ -97,6 +97,40 @@ func verifyFile(w io.Writer, file []byte, roots *ca.Roots) error {
 	return nil
 }
 
+func audit(ctx context.Context, args []string) error {
+	set, file := flags("audit")
+	chain := set.String("chain", "", "`id` of the chain; none = all")
+	store := set.String("store", "", "`id` of a store; none = all, and what belongs to the chain as a whole")
+	cfg, led, err := open(ctx, set, file, args)
+	if err != nil {
+		return err
+	}
+	defer led.Close()
+	roots, err := ca.ReadRoots(ca.CertFile(cfg.CA))
+	if err != nil {
+		return err
+	}
+	report, err := led.Audit(ctx, ledger.AuditOptions{Chain: *chain, Store: *store, Roots: roots, Progress: func(chain, store string, records int64) {
+		fmt.Fprintf(os.Stderr, "chain %s, store %s: %d records so far\n", chain, store, records)
+	}})
+	if err != nil {
+		return err
+	}
+	for _, f := range report.Findings {
+		fmt.Println(f)
+	}
+	fmt.Printf("%d records in %d streams, of which no signed mark covers %d yet; %d marks and %d certificates hold; agents have told of %d holes\n",
+		report.Records, report.Streams, report.Unsigned, report.Marks, report.Certificates, report.Holes)
+	if report.Unkept > 0 {
+		fmt.Printf("of %d duplicates an older version kept no content: their hashes are taken as they stand\n", report.Unkept)
+	}
+	if n := len(report.Findings); n > 0 {
+		return fmt.Errorf("%d findings: the ledger is not as agents and relay wrote it", n)
+	}
+	fmt.Println("nothing was changed, removed or inserted (docs/certificate.md says what an audit cannot see)")
+	return nil
+}
+
 func roster(ctx context.Context, args []string) error {
 	verb, rest := splitVerb(args)
 	set, file := flags("roster " + verb)

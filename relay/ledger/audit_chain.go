@@ -134,16 +134,16 @@ func (c *chainAudit) numbers(ctx context.Context, raises, incarnation int64) err
 
 // strays looks for rows that belong to nothing.
 func (c *chainAudit) strays(ctx context.Context) error {
-	for _, look := range []struct{ what, text string }{
-		{"a record of a stream that is not there", `SELECT r.store, r.pos FROM records r WHERE r.chain = $1 AND NOT EXISTS
+	for _, look := range []struct{ kind, what, text string }{
+		{wrongInserted, "a record of a stream that is not there", `SELECT r.store, r.pos FROM records r WHERE r.chain = $1 AND NOT EXISTS
 			(SELECT 1 FROM streams s WHERE s.chain = r.chain AND s.id = r.stream) ORDER BY r.pos LIMIT 20`},
-		{"a duplicate of a stream that is not there", `SELECT '', 0 FROM duplicates d WHERE d.chain = $1 AND NOT EXISTS
+		{wrongInserted, "a duplicate of a stream that is not there", `SELECT '', 0 FROM duplicates d WHERE d.chain = $1 AND NOT EXISTS
 			(SELECT 1 FROM streams s WHERE s.chain = d.chain AND s.id = d.stream) LIMIT 20`},
-		{"a quarantined record of a stream that is not there", `SELECT d.store, 0 FROM quarantined d WHERE d.chain = $1 AND d.stream <> 0 AND NOT EXISTS
+		{wrongInserted, "a quarantined record of a stream that is not there", `SELECT d.store, 0 FROM quarantined d WHERE d.chain = $1 AND d.stream <> 0 AND NOT EXISTS
 			(SELECT 1 FROM streams s WHERE s.chain = d.chain AND s.id = d.stream AND s.store = d.store AND s.agent = d.agent AND s.epoch = d.epoch) LIMIT 20`},
-		{"a receipt's business key without its record", `SELECT b.store, b.pos FROM business_keys b WHERE b.chain = $1 AND NOT EXISTS
+		{wrongColumns, "a receipt's business key without its record", `SELECT b.store, b.pos FROM business_keys b WHERE b.chain = $1 AND NOT EXISTS
 			(SELECT 1 FROM records r WHERE r.chain = b.chain AND r.pos = b.pos AND r.store = b.store AND r.business_day = b.business_day) ORDER BY b.pos LIMIT 20`},
-		{"a void without its record", `SELECT v.store, v.pos FROM voids v WHERE v.chain = $1 AND NOT EXISTS
+		{wrongColumns, "a void without its record", `SELECT v.store, v.pos FROM voids v WHERE v.chain = $1 AND NOT EXISTS
 			(SELECT 1 FROM records r WHERE r.chain = v.chain AND r.pos = v.pos AND r.store = v.store AND r.type = 'void') ORDER BY v.pos LIMIT 20`},
 	} {
 		type row struct {
@@ -155,7 +155,7 @@ func (c *chainAudit) strays(ctx context.Context) error {
 			return fmt.Errorf("look for %s: %w", look.what, err)
 		}
 		for _, r := range rows {
-			c.find(r.store, r.pos, wrongInserted, "%s", look.what)
+			c.find(r.store, r.pos, look.kind, "%s", look.what)
 		}
 	}
 	var keys, receipts int64

@@ -93,8 +93,11 @@ func (c *rowCheck) mark(ctx context.Context, p *entry) error {
 // judge looks at the marks whose heads are in a stream that has just been followed. A mark
 // whose hash is another, though every hash in the stream is that of its record, shows that a
 // record behind the last good mark was changed and everything behind it made anew.
-func (s *storeAudit) judge(ctx context.Context, st *stream, a *agentAudit) error {
-	epoch, told := st.key.epoch, false
+func (s *storeAudit) judge(ctx context.Context, st *stream, a *agentAudit, f *follower) error {
+	epoch, told, confirmed := st.key.epoch, false, ""
+	if f.first != nil {
+		a.wrong[epoch] = f.first
+	}
 	marks := a.heads[epoch]
 	slices.SortStableFunc(marks, func(x, y *auditMark) int { return cmp.Compare(x.Head.Through, y.Head.Through) })
 	for _, m := range marks {
@@ -117,21 +120,27 @@ func (s *storeAudit) judge(ctx context.Context, st *stream, a *agentAudit) error
 			if w != nil && w.seq <= m.Head.Through {
 				continue
 			}
-			first := s.behind(a, epoch, m.Head.Through)
-			pos, err := s.posOf(ctx, st, first.Seq)
+			first := a.goods[epoch] + 1
+			pos, err := s.posOf(ctx, st, first)
 			if err != nil {
 				return err
 			}
-			a.wrong[epoch] = &wrong{kind: wrongChanged, seq: first.Seq, last: m.Head.Through, pos: pos, what: fmt.Sprintf(
+			a.wrong[epoch] = &wrong{kind: wrongChanged, seq: first, last: m.Head.Through, pos: pos, what: fmt.Sprintf(
 				"one of them was changed, removed or inserted, and every hash behind it made anew: at record %d the agent signed another hash in its mark of %s%s", m.Head.Through, m.day, a.goodMark())}
 		default:
 			s.report.Marks++
-			if w == nil {
-				a.good = protocol.Position{Epoch: epoch, Seq: m.Head.Through}
-			} else if w.kind == wrongChanged && w.seq <= m.Head.Through {
-				w.what += fmt.Sprintf("; the stored hashes are those that the agent signed in its mark of %s", m.day)
+			if w == nil || m.Head.Through < w.seq {
+				a.goods[epoch], a.good = m.Head.Through, protocol.Position{Epoch: epoch, Seq: m.Head.Through}
+			} else if w.kind == wrongChanged && confirmed == "" {
+				confirmed = fmt.Sprintf("; the hashes stored behind it are those that the agent signed in its mark of %s", m.day)
 			}
 		}
+	}
+	if w := f.first; w != nil && w.kind == wrongChanged {
+		if first := a.goods[epoch] + 1; f.bad != nil && first < w.seq {
+			w.what += fmt.Sprintf("; or that of %s before it is not, and its hash was made anew", numbered("record", first, w.seq-1))
+		}
+		w.what += confirmed
 	}
 	return nil
 }

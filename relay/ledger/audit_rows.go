@@ -113,6 +113,9 @@ func (c *rowCheck) transaction(ctx context.Context, p *entry) error {
 // count adds what other records give to the sums of their day.
 func (c *rowCheck) count(p *entry) {
 	it := item{record: p.record, day: p.said.day}
+	if k := p.record.Kind; k != protocol.KindFootfall && k != protocol.KindDrawer {
+		return
+	}
 	if err := it.body(protocol.Origin{Chain: c.s.chain, Store: c.s.store, Agent: c.st.key.agent}); err != nil {
 		c.wrong(p, wrongChanged, "is applied, and cannot be read: "+err.Error())
 		return

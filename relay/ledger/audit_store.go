@@ -35,7 +35,8 @@ type agentAudit struct {
 	heads   map[protocol.Epoch][]*auditMark    // marks by the epoch of their head
 	at      map[protocol.Position][]*auditMark // and by their head
 	stands  map[protocol.Position]*auditMark   // marks by where they stand themselves
-	good    protocol.Position                  // head of the newest mark that holds
+	goods   map[protocol.Epoch]uint64          // head of the last mark of an epoch before which nothing is wrong
+	good    protocol.Position                  // of them the newest
 	firsts  int                                // epochs that say that they are the first
 }
 
@@ -63,7 +64,7 @@ func (s *storeAudit) agent(name string) *agentAudit {
 	a := s.agents[name]
 	if a == nil {
 		a = &agentAudit{streams: map[protocol.Epoch]*stream{}, wrong: map[protocol.Epoch]*wrong{}, heads: map[protocol.Epoch][]*auditMark{},
-			at: map[protocol.Position][]*auditMark{}, stands: map[protocol.Position]*auditMark{}}
+			at: map[protocol.Position][]*auditMark{}, stands: map[protocol.Position]*auditMark{}, goods: map[protocol.Epoch]uint64{}}
 		s.agents[name] = a
 	}
 	return a
@@ -152,10 +153,7 @@ func (s *storeAudit) stream(ctx context.Context, st *stream) error {
 	}
 	f.ends(st)
 	s.report.Streams++
-	if f.first != nil {
-		a.wrong[epoch] = f.first
-	}
-	if err := s.judge(ctx, st, a); err != nil {
+	if err := s.judge(ctx, st, a, f); err != nil {
 		return err
 	}
 	if w := a.wrong[epoch]; w != nil {
@@ -208,8 +206,7 @@ func (s *storeAudit) seal(ctx context.Context, st *stream, a *agentAudit, seal *
 		return err
 	}
 	if ok && hash != before.Hash {
-		first := s.behind(a, before.Epoch, before.Through)
-		w := wrong{kind: wrongChanged, seq: first.Seq, last: before.Through, what: fmt.Sprintf("one of them was changed, and the hashes behind it made anew: epoch %s names another hash at the end", st.key.epoch)}
+		w := wrong{kind: wrongChanged, seq: a.goods[before.Epoch] + 1, last: before.Through, what: fmt.Sprintf("one of them was changed, and the hashes behind it made anew: epoch %s names another hash at the end", st.key.epoch)}
 		if w.pos, err = s.posOf(ctx, p, w.seq); err != nil {
 			return err
 		}
@@ -219,14 +216,6 @@ func (s *storeAudit) seal(ctx context.Context, st *stream, a *agentAudit, seal *
 		s.find(name, before.Epoch, wrong{kind: wrongColumns, seq: p.through, what: fmt.Sprintf("its stream's row says that it is open, and epoch %s seals it", st.key.epoch)})
 	}
 	return nil
-}
-
-// behind is the first record of a stream that no good mark covers, up to one that is wrong.
-func (s *storeAudit) behind(a *agentAudit, epoch protocol.Epoch, upTo uint64) protocol.Position {
-	if a.good.Epoch == epoch && a.good.Seq < upTo {
-		return protocol.Position{Epoch: epoch, Seq: a.good.Seq + 1}
-	}
-	return protocol.Position{Epoch: epoch, Seq: 1}
 }
 
 func (r reader) posOf(ctx context.Context, s *stream, seq uint64) (int64, error) {

@@ -297,7 +297,7 @@ func (f *follower) take(p *entry) {
 	}
 	if f.first == nil {
 		f.bad, f.base = p, base
-		f.wrong(wrong{kind: wrongChanged, seq: p.seq, last: p.seq, pos: p.pos, what: cmp.Or(p.fault, "has other content than its agent sent: the hash stored with it is another")})
+		f.wrong(wrong{kind: wrongChanged, seq: p.seq, last: p.seq, pos: p.pos, what: cmp.Or(p.fault, "its content is not what the hash stored with it is of")})
 		if p.record != nil {
 			f.other = &computed
 		}
