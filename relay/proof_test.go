@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"database/sql"
 	"os"
 	"path/filepath"
 	"strings"
@@ -109,5 +110,28 @@ func TestVerifyFailsForWhatNobodySigned(t *testing.T) {
 		if text, err := output(t, append([]string{"verify"}, args...)...); err == nil || text != "" {
 			t.Errorf("%s: says %q, %v, want an error alone", name, text, err)
 		}
+	}
+}
+
+func TestAuditEndsWithAnErrorWhenItFindsSomething(t *testing.T) {
+	config, _, _ := setUp(t)
+	text, err := output(t, "audit", "-config", config, "-chain", "demo")
+	if err != nil || !strings.Contains(text, "1 certificates hold") || !strings.Contains(text, "nothing was changed") {
+		t.Errorf("an untouched ledger: %s, %v", text, err)
+	}
+	db, err := sql.Open("sqlite", "file:"+filepath.Join(filepath.Dir(config), "data", "relay.db"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer db.Close()
+	if _, err := db.Exec("UPDATE day_certificates SET state = 'complete'"); err != nil {
+		t.Fatal(err)
+	}
+	text, err = output(t, "audit", "-config", config)
+	if err == nil || !strings.Contains(text, "chain demo, store 0001: certificate: certificate of 2026-03-02, version 1: its row says something else") {
+		t.Errorf("a changed one: %s, %v, want the finding and an error", text, err)
+	}
+	if _, err := output(t, "audit", "-config", config, "-chain", "other"); err == nil {
+		t.Error("a chain that is not there has been audited")
 	}
 }
