@@ -81,6 +81,24 @@ type querier interface {
 	QueryRowContext(ctx context.Context, text string, args ...any) *sql.Row
 }
 
+// ask runs a query and scans each row.
+func ask[T any](ctx context.Context, q querier, text string, args []any, scan func(scanner, *T) error) ([]T, error) {
+	found, err := q.QueryContext(ctx, text, args...)
+	if err != nil {
+		return nil, err
+	}
+	defer found.Close()
+	var all []T
+	for found.Next() {
+		var v T
+		if err := scan(found, &v); err != nil {
+			return nil, err
+		}
+		all = append(all, v)
+	}
+	return all, found.Err()
+}
+
 const rowsMark = "{rows}"
 
 func live(statements []statement) []statement {
