@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"database/sql"
+	"errors"
 	"os"
 	"path/filepath"
 	"strings"
@@ -131,7 +132,9 @@ func TestAuditEndsWithAnErrorWhenItFindsSomething(t *testing.T) {
 	if err == nil || !strings.Contains(text, "chain demo, store 0001: certificate: certificate of 2026-03-02, version 1: its row says something else") {
 		t.Errorf("a changed one: %s, %v, want the finding and an error", text, err)
 	}
-	if _, err := output(t, "audit", "-config", config, "-chain", "other"); err == nil {
-		t.Error("a chain that is not there has been audited")
+	for _, args := range [][]string{{"-chain", "other"}, {"-chain", "demo", "-store", "other"}} {
+		if _, err := output(t, append([]string{"audit", "-config", config}, args...)...); !errors.Is(err, ledger.ErrNotFound) {
+			t.Errorf("%q, which is not there: %v", args, err)
+		}
 	}
 }

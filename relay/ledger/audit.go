@@ -106,16 +106,18 @@ func (l *Ledger) Audit(ctx context.Context, opts AuditOptions) (*AuditReport, er
 }
 
 func (l *Ledger) auditChain(ctx context.Context, id int64, chain string, opts AuditOptions, report *AuditReport) error {
-	stores := []string{opts.Store}
-	if opts.Store == "" {
-		var err error
-		stores, err = ask(ctx, l.db.read(), `SELECT store FROM streams WHERE chain = $1 UNION SELECT store FROM day_marks WHERE chain = $1
-			UNION SELECT store FROM kpis WHERE chain = $1 UNION SELECT store FROM day_certificates WHERE chain = $1`, []any{id},
-			func(row scanner, store *string) error { return row.Scan(store) })
-		if err != nil {
-			return err
+	stores, err := ask(ctx, l.db.read(), `SELECT store FROM streams WHERE chain = $1 UNION SELECT store FROM day_marks WHERE chain = $1
+		UNION SELECT store FROM kpis WHERE chain = $1 UNION SELECT store FROM day_certificates WHERE chain = $1 UNION SELECT id FROM stores WHERE chain = $1`, []any{id},
+		func(row scanner, store *string) error { return row.Scan(store) })
+	if err != nil {
+		return err
+	}
+	slices.Sort(stores)
+	if opts.Store != "" {
+		if !slices.Contains(stores, opts.Store) {
+			return fmt.Errorf("store %s: %w", opts.Store, ErrNotFound)
 		}
-		slices.Sort(stores)
+		stores = []string{opts.Store}
 	}
 	for _, store := range stores {
 		err := l.inSnapshot(ctx, func(q querier) error {

@@ -219,9 +219,16 @@ func receiptOf(body []byte) *saleKey {
 	return &saleKey{t.Store, t.BusinessDay.String(), t.Workstation, t.Sequence}
 }
 
+// maxHeld is how many quarantined records a certificate names.
+const maxHeld = 1000
+
 // quarantined names what was not applied.
 func (d *dayCheck) quarantined(context.Context, []Expected) error {
-	for _, h := range d.held {
+	for i, h := range d.held {
+		if i == maxHeld {
+			d.reason(ReasonQuarantine, "", "and %d more records were received and not applied", len(d.held)-maxHeld)
+			break
+		}
 		d.c.Quarantined = append(d.c.Quarantined, h.HeldRecord)
 		what := "record"
 		if h.Kind != "" {
