@@ -35,7 +35,7 @@ var rooms = map[string][]string{
 	"relay":                     {"protocol/...", "relay/...", "config"},
 	"relay/ca":                  {"protocol", "protocol/identity"},
 	"relay/broker":              {"protocol", "protocol/link", "protocol/identity", "relay/ca"},
-	"relay/ledger":              {"protocol", "protocol/mutant"},
+	"relay/ledger":              {"protocol", "protocol/mutant", "relay/ca"},
 	"relay/ledger/ledgertest":   {"protocol", "relay/ledger"},
 	"relay/connect":             {"protocol", "relay/ledger", "protocol/mutant"},
 	"relay/connect/connecttest": {"protocol", "relay/ledger"},

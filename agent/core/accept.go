@@ -69,6 +69,10 @@ type device struct {
 	flaps flapGuard
 }
 
+// coarseCount is the shortest interval of a count that is accepted while the disk is nearly
+// full. What is refused is part of the counter's next count, so that sales are refused last.
+const coarseCount = 15 * time.Minute
+
 // stateKey is where the journal keeps the driver's state.
 func (d *device) stateKey() string { return "device/" + d.spec.ID }
 
@@ -82,7 +86,10 @@ func (d *device) Emit(ctx context.Context, kind protocol.Kind, body any, state [
 	if err != nil {
 		return fmt.Errorf("encode %s of %s: %w", kind, d.spec.ID, err)
 	}
-	entry := journal.Entry{Kind: kind, Day: d.agent.day(body), Body: text}
+	if c, ok := body.(protocol.FootfallCount); ok && c.To.Sub(c.From) < coarseCount && d.agent.journal.Tight() {
+		return fmt.Errorf("%w: counts are accepted every %s", journal.ErrFull, coarseCount)
+	}
+	entry := journal.Entry{Kind: kind, Day: d.agent.day(body), Body: text, Minor: kind == protocol.KindDevice}
 	if state != nil {
 		entry.StateKey, entry.State = d.stateKey(), state
 	}

@@ -30,6 +30,7 @@ type Entry struct {
 	Digest   [32]byte // of the request behind Keys: the same keys with another digest conflict
 	StateKey string   // "" = none; 256 bytes
 	State    []byte   // kept under StateKey until the next; 32 KiB
+	Minor    bool     // is refused first when the disk gets full: what a shop can do without
 
 	// Make, when set, makes the body from the mark of the record before, while the record's
 	// place is being given out: Body is ignored.
@@ -47,7 +48,7 @@ type Receipt struct {
 // digest is not appended again: the receipt is the first one's, with Known set. With another
 // digest the error is ErrConflict and the receipt names the first position. ErrTooBig: the
 // record's JSON is over protocol.MaxRecord (room for its position and for being appended
-// again after a fork is counted in). ErrFull: the disk is under the floor, nothing was
+// again after a fork is counted in). ErrFull: the disk is too full for it, nothing was
 // written. After any other error, that of a done ctx too, the record may be on disk or not:
 // ask again with the same key.
 func (j *Journal) Append(ctx context.Context, e Entry) (Receipt, error) {
@@ -116,9 +117,11 @@ func hashKey(key string) keyHash {
 	return keyHash(sum[:16])
 }
 
-// A request waits for its group to be committed: an entry or a feed page.
+// A request waits for its group to be committed: an entry or a feed page. Or it is a step
+// that the committer does by itself.
 type request struct {
 	entry  *Entry
+	step   func() error
 	hashes []keyHash // of entry.Keys
 	page   *protocol.FeedPage
 	size   int // bytes, roughly

@@ -2,14 +2,15 @@ package journal
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"runtime"
+	"slices"
 	"syscall"
 	"time"
 
 	"github.com/storelay/storelay/protocol"
+	"github.com/storelay/storelay/protocol/mutant"
 )
 
 const (
@@ -46,12 +47,14 @@ type part struct {
 	feed    feedState // after the page
 	swap    bool      // the page ended a snapshot: the generation before is done with
 	ack     *ack
+	rewind  *rewind
 }
 
 // commitAll is the committer. There is no timer: a group is what came while the one before
 // was synced, and callers that were just answered get a turn to come along.
 func (j *Journal) commitAll(ctx context.Context) error {
 	defer close(j.groups)
+	j.goOnWithFork()
 	for {
 		select {
 		case <-j.queue.wake:
@@ -85,37 +88,72 @@ func (j *Journal) work() {
 
 // commit makes requests durable and answers them.
 func (j *Journal) commit(reqs []*request) {
-	if err := j.ready(); err != nil {
+	for len(reqs) > 0 {
+		n := slices.IndexFunc(reqs, func(r *request) bool { return r.step != nil })
+		if n < 0 {
+			n = len(reqs)
+		}
+		if n > 0 {
+			j.commitGroup(reqs[:n])
+		} else {
+			reqs[0].answer <- answer{err: reqs[0].step()}
+			n = 1
+		}
+		reqs = reqs[n:]
+	}
+}
+
+// commitGroup makes entries and pages durable with one sync.
+func (j *Journal) commitGroup(reqs []*request) {
+	refuse := func(err error) {
 		for _, r := range reqs {
 			r.answer <- answer{err: err}
 		}
+	}
+	space, err := j.ready()
+	if err != nil {
+		refuse(err)
 		return
 	}
-	g, answers := j.build(reqs)
-	if len(g.parts) == 0 {
-		for i, r := range reqs {
-			r.answer <- answers[i]
+	b := j.build()
+	answers := b.take(reqs, space)
+	written := len(b.g.parts) > 0
+	if written {
+		if err := j.settleGroup(b.finish()); err != nil {
+			if !mutant.On(mutant.AckBeforeSync) {
+				refuse(err)
+				return
+			}
+			written = false
 		}
-		return
 	}
+	for i, r := range reqs {
+		r.answer <- answers[i]
+	}
+	if written {
+		j.pass(b.g)
+	}
+}
+
+// settleGroup makes a group durable, and the acks that wait with it.
+func (j *Journal) settleGroup(g *group) error {
 	acks := j.takeAcks(g)
 	if err := j.write(g); err != nil {
 		j.mu.Lock()
+		defer j.mu.Unlock()
 		for ord, a := range acks {
 			if j.ackFile[ord].through < a.through {
 				j.ackFile[ord] = a
 			}
 		}
-		j.mu.Unlock()
-		for _, r := range reqs {
-			r.answer <- answer{err: err}
-		}
-		return
+		return err
 	}
 	j.durable(g)
-	for i, r := range reqs {
-		r.answer <- answers[i]
-	}
+	return nil
+}
+
+// pass hands a durable group to the index.
+func (j *Journal) pass(g *group) {
 	if !j.opt.Inline {
 		j.groups <- g
 		return
@@ -125,24 +163,21 @@ func (j *Journal) commit(reqs []*request) {
 	}
 }
 
-// ready checks that something may be written.
-func (j *Journal) ready() error {
-	free, err := j.opt.FreeBytes(j.opt.Dir)
+// ready checks that something may be written, and says what the disk has room for.
+func (j *Journal) ready() (space, error) {
+	space, err := j.space()
 	if err != nil {
-		return fmt.Errorf("read free space: %w", err)
-	}
-	if free < j.opt.FloorBytes {
-		return fmt.Errorf("%w: %d MiB free, %d needed", ErrFull, free>>20, j.opt.FloorBytes>>20)
+		return space, err
 	}
 	if j.w.renew {
 		j.mu.Lock()
 		defer j.mu.Unlock()
 		if err := j.drawEpoch(); err != nil {
-			return err
+			return space, err
 		}
 		j.w.renew = false
 	}
-	return nil
+	return space, nil
 }
 
 // current is the epoch that is written to.
@@ -150,91 +185,6 @@ func (j *Journal) current() *epoch {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	return j.epochs[len(j.epochs)-1]
-}
-
-// build turns requests into the parts of a group and into the answers that they get once it
-// is durable.
-func (j *Journal) build(reqs []*request) (*group, []answer) {
-	g := &group{}
-	answers := make([]answer, len(reqs))
-	e := j.current() // only this goroutine moves its last and hash
-	seq, prev := e.last, e.hash
-	at, mono := j.opt.Now().Format(timeForm), j.opt.Mono().Milliseconds()
-	add := func(s *stored) {
-		seq++
-		s.ord, s.prev = e.ord, prev
-		s.rec.Seq, s.rec.At, s.rec.Mono = seq, at, mono
-		p := part{typ: typeRecord, payload: s.encode(), rec: s, hash: s.rec.Hash(prev)}
-		if seq == 1 {
-			p.begins = e
-		}
-		g.parts = append(g.parts, p)
-		prev = p.hash
-	}
-	begin := func() {
-		if seq == 0 {
-			add(&stored{rec: protocol.Record{Kind: protocol.KindSeal, Body: j.sealBody(e)}})
-		}
-	}
-	fresh := map[keyHash]known{}
-	feeds := map[string]feedState{}
-	for i, r := range reqs {
-		if r.page != nil {
-			st, ok := feeds[r.page.Feed]
-			if !ok {
-				st = j.feed(r.page.Feed)
-			}
-			next, gen, ok := st.step(r.page)
-			if !ok {
-				continue
-			}
-			begin()
-			feeds[r.page.Feed] = next
-			g.parts = append(g.parts, part{typ: typePage, payload: encodePage(r.page), page: r.page, gen: gen, feed: next, swap: next.active != st.active})
-			continue
-		}
-		k, found, err := j.lookup(r, fresh)
-		if err != nil {
-			answers[i] = answer{err: err}
-			continue
-		}
-		if found {
-			answers[i] = answer{receipt: Receipt{Position: j.position(k), At: k.at, Known: k.digest == r.entry.Digest}}
-			if k.digest != r.entry.Digest {
-				answers[i].err = fmt.Errorf("%w: %s", ErrConflict, answers[i].receipt.Position)
-			}
-			continue
-		}
-		begin()
-		en := r.entry
-		if en.Make != nil {
-			made, err := en.Make(protocol.Mark{Epoch: e.id, Through: seq, Hash: prev})
-			if err != nil {
-				answers[i] = answer{err: err}
-				continue
-			}
-			en.Body = made
-		}
-		add(&stored{
-			rec:  protocol.Record{Kind: en.Kind, Day: en.Day, Body: en.Body, Key: en.Key},
-			keys: en.Keys, digest: en.Digest, stateKey: en.StateKey, state: en.State,
-		})
-		for _, h := range r.hashes {
-			fresh[h] = known{ord: e.ord, seq: seq, digest: en.Digest, at: at}
-		}
-		answers[i] = answer{receipt: Receipt{Position: protocol.Position{Epoch: e.id, Seq: seq}, At: at}}
-	}
-	g.point = point{ord: e.ord, seq: seq, hash: prev}
-	return g, answers
-}
-
-func (j *Journal) sealBody(e *epoch) []byte {
-	seal := protocol.Seal{BootID: j.opt.BootID, Versions: j.opt.Versions}
-	if e.before != nil {
-		seal.Before = &e.before.mark
-	}
-	body, _ := json.Marshal(seal) // strings, numbers and hashes always encode
-	return body
 }
 
 // lookup finds the first of a request's keys that is known: in the group that is being
@@ -346,7 +296,7 @@ func (j *Journal) beginSegment(group int64) error {
 	room := max(j.opt.SegmentBytes, headerRoom+group+spare)
 	h := header{
 		version: formatVersion, origin: j.opt.Origin, ord: j.w.nextOrd, room: room,
-		epoch: e.ord, id: e.id, before: e.before, first: e.last + 1, prev: e.hash,
+		epoch: e.ord, id: e.id, before: e.before, fork: e.fork, first: e.last + 1, prev: e.hash,
 	}
 	j.mu.Lock()
 	if n := len(j.segs); n > 0 {
@@ -413,6 +363,9 @@ func (j *Journal) durable(g *group) {
 	e := j.epochs[len(j.epochs)-1]
 	j.waiting += int64(g.point.seq - e.last)
 	e.last, e.hash = g.point.seq, g.point.hash
+	if e.fork != nil {
+		j.forked = max(j.forked, e.ord)
+	}
 	seg := j.w.seg
 	if seg.end == headerRoom {
 		j.segs = append(j.segs, seg)

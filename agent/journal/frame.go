@@ -12,7 +12,8 @@ import (
 // length, 1 byte type, 4 bytes offset of the group's first frame, payload. All little endian.
 const frameHead = 4 + 4 + 1 + 4
 
-// Types of frames. In segments: header, record, page, ack. In snapshots: header, pair, end.
+// Types of frames. In segments: header, record, page, ack, rewind. In snapshots: header, pair,
+// end.
 const (
 	typeHeader byte = 1 + iota
 	typeRecord
@@ -20,6 +21,7 @@ const (
 	typeAck
 	typePair
 	typeEnd
+	typeRewind // in segments
 )
 
 var (
@@ -56,7 +58,7 @@ func frameAt(data []byte, at int64) (frame, bool) {
 	b := data[at:]
 	size := int64(binary.LittleEndian.Uint32(b))
 	group := int64(binary.LittleEndian.Uint32(b[9:]))
-	if typ := b[8]; typ < typeHeader || typ > typeEnd || group > at || size > int64(len(b))-frameHead {
+	if typ := b[8]; typ < typeHeader || typ > typeRewind || group > at || size > int64(len(b))-frameHead {
 		return frame{}, false
 	}
 	b = b[:frameHead+size]

@@ -213,6 +213,10 @@ func (x *index) setAside(why string) error {
 			return fmt.Errorf("set index aside: drop an older one: %w", err)
 		}
 	}
+	if free, err := x.opt.FreeBytes(x.opt.Dir); err == nil && free < 2*x.opt.FloorBytes { // no room for two
+		x.opt.Log.Error("index is dropped and built anew from the journal", "why", why)
+		return errors.Join(os.RemoveAll(x.path), syncDir(filepath.Dir(x.path)))
+	}
 	to := x.path + ".aside-" + x.opt.Now().UTC().Format("20060102T150405")
 	if err := os.Rename(x.path, to); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("set index aside: %w", err)

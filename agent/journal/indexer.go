@@ -78,6 +78,8 @@ func (j *Journal) apply(parts []part, p point) error {
 			if part.swap {
 				swept = append(swept, part.page.Feed)
 			}
+		case part.rewind != nil:
+			j.applyRewind(c, part.rewind)
 		}
 	}
 	for _, part := range parts { // after all that they stand for
@@ -104,7 +106,7 @@ func (j *Journal) apply(parts []part, p point) error {
 func (j *Journal) applyRecord(c *change, p *part) {
 	s := p.rec
 	if e := p.begins; e != nil {
-		c.set(epochKey(e.ord), encodeEpoch(e.ord, e.id, e.before))
+		c.set(epochKey(e.ord), encodeEpoch(e.ord, e.id, e.before, e.fork))
 	}
 	if s.rec.Seq > j.ackedOf(s.ord) {
 		c.set(queueKey(s.ord, s.rec.Seq), queued(p.payload))
@@ -137,7 +139,7 @@ func (j *Journal) indexAcks() error {
 	for ord, a := range j.ackIndex {
 		e := j.ordinal(ord)
 		todo = append(todo, work{a, e.gone})
-		e.gone = a.through // from here on readers turn to the segments
+		e.gone = max(e.gone, a.through) // from here on readers turn to the segments
 	}
 	clear(j.ackIndex)
 	last := j.last
@@ -158,7 +160,7 @@ func (j *Journal) indexAcks() error {
 		for seq := w.gone + 1; seq <= w.through; seq++ {
 			c.del(queueKey(w.ord, seq))
 		}
-		c.set(ackKey(w.ord), encodeAcked(w.through, w.through, w.hash))
+		c.set(ackKey(w.ord), encodeAcked(w.through, max(w.gone, w.through), w.hash))
 	}
 	return c.commit()
 }

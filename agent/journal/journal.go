@@ -18,6 +18,7 @@ import (
 
 	"github.com/storelay/storelay/protocol"
 	"github.com/storelay/storelay/protocol/link"
+	"github.com/storelay/storelay/protocol/mutant"
 )
 
 // What a caller decides on. ErrFull is 507 and ErrTooBig 413 on the agent's API.
@@ -46,7 +47,8 @@ type Options struct {
 
 	SegmentBytes int64                            // 4 MiB
 	RetainFor    time.Duration                    // acknowledged records and idempotency keys stay known; 14 days
-	FloorBytes   uint64                           // nothing is accepted with less free space; 64 MiB
+	FloorBytes   uint64                           // free space below which minor entries are refused, below half of it all; 96 MiB
+	ReserveBytes int64                            // laid by, and given up when the disk is full; 16 MiB, negative: none
 	FreeBytes    func(dir string) (uint64, error) // Disk.Free
 	Log          *slog.Logger
 
@@ -81,6 +83,7 @@ type Journal struct {
 
 	mu        sync.Mutex // guards all below
 	epochs    []*epoch   // in order; the last one is current, or begins with the next record
+	forked    uint64     // ordinal of the newest epoch that a fork began; those before it are closed for good
 	segs      []*segment // in order
 	overlay   overlay    // durable but not yet in the index
 	feeds     map[string]feedState
@@ -98,6 +101,7 @@ type epoch struct {
 	ord     uint64
 	id      protocol.Epoch
 	before  *before
+	fork    *fork  // a fork began it
 	last    uint64 // newest durable seq; 0 = nothing of it is on disk
 	hash    protocol.Hash
 	visible uint64 // newest seq in the index: what readers see
@@ -126,7 +130,10 @@ func Open(opt Options) (*Journal, error) {
 		opt.RetainFor = 14 * 24 * time.Hour
 	}
 	if opt.FloorBytes == 0 {
-		opt.FloorBytes = 64 << 20
+		opt.FloorBytes = 96 << 20
+	}
+	if opt.ReserveBytes == 0 {
+		opt.ReserveBytes = 16 << 20
 	}
 	if opt.Log == nil {
 		opt.Log = slog.New(slog.DiscardHandler)
@@ -278,6 +285,9 @@ func (j *Journal) damaged(format string, args ...any) {
 // drawEpoch appends the epoch that begins with the next record. The caller holds mu, or is
 // Open.
 func (j *Journal) drawEpoch() error {
+	if n := len(j.epochs); n > 0 && mutant.On(mutant.ReuseEpoch) {
+		return nil
+	}
 	var raw [16]byte
 	if _, err := io.ReadFull(j.opt.Random, raw[:]); err != nil {
 		return fmt.Errorf("draw epoch: %w", err)

@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"github.com/klauspost/compress/zstd"
+
+	"github.com/storelay/storelay/protocol/mutant"
 )
 
 const (
@@ -53,6 +55,7 @@ func (j *Journal) Keep() error { return j.keep() }
 // never touched; acknowledged ones are compressed, and dropped RetainFor later, or first when
 // the disk is low, but only if a snapshot holds what they would bring back.
 func (j *Journal) keep() error {
+	j.keepReserve()
 	if err := j.compress(); err != nil {
 		return err
 	}
@@ -61,10 +64,13 @@ func (j *Journal) keep() error {
 		return fmt.Errorf("read free space: %w", err)
 	}
 	low := free < 2*j.opt.FloorBytes
+	if err := j.findSnapshot(); err != nil {
+		return err
+	}
 	var due []*segment
 	j.mu.Lock()
 	for _, s := range j.segs {
-		if !s.packed || !low && j.opt.Now().Sub(s.since) < j.opt.RetainFor {
+		if !mutant.On(mutant.TrimTooEarly) && (!s.packed || !j.delivered(s) || !low && j.opt.Now().Sub(s.since) < j.opt.RetainFor) {
 			break // oldest first, without holes
 		}
 		due = append(due, s)
@@ -72,6 +78,11 @@ func (j *Journal) keep() error {
 	last, lastAt := j.snapped, j.snappedAt
 	j.mu.Unlock()
 	if len(due) > 0 && (last.seg <= due[len(due)-1].ord) || last.seg == 0 || j.opt.Now().Sub(lastAt) >= snapshotEvery {
+		if low { // first what the snapshot before covers: it makes room for the next
+			if err := j.drop(due); err != nil {
+				return err
+			}
+		}
 		if err := j.purge(); err != nil {
 			return err
 		}
@@ -82,12 +93,47 @@ func (j *Journal) keep() error {
 	return j.drop(due)
 }
 
+// delivered says that every record of a segment is acknowledged. It needs mu.
+func (j *Journal) delivered(s *segment) bool {
+	e := j.ordinal(s.epoch)
+	return e != nil && s.next-1 <= e.acked
+}
+
+// findSnapshot looks up, once after a start, what the newest whole snapshot covers, so that
+// a disk that is full already need not hold another one before something can be dropped.
+func (j *Journal) findSnapshot() error {
+	j.mu.Lock()
+	known := j.snapped.seg > 0
+	j.mu.Unlock()
+	if known {
+		return nil
+	}
+	j.snapMu.Lock()
+	defer j.snapMu.Unlock()
+	paths, err := j.snapshots()
+	if err != nil || len(paths) == 0 {
+		return err
+	}
+	data, err := readFile(j.opt.Disk, paths[0])
+	if err != nil {
+		return fmt.Errorf("read newest snapshot: %w", err)
+	}
+	p, whole := readSnapshot(data, func(_, _ []byte) {})
+	if !whole {
+		return nil
+	}
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	j.snapped = p // snappedAt stays unknown: a new one is due
+	return nil
+}
+
 // compress packs the closed segments whose records are all acknowledged.
 func (j *Journal) compress() error {
 	j.mu.Lock()
 	var ready []*segment
 	for i, s := range j.segs {
-		if e := j.ordinal(s.epoch); i+1 < len(j.segs) && !s.packed && e != nil && s.next-1 <= e.acked {
+		if i+1 < len(j.segs) && !s.packed && j.delivered(s) {
 			ready = append(ready, s)
 		}
 	}
@@ -183,7 +229,13 @@ func (j *Journal) drop(due []*segment) error {
 		if !covered {
 			return nil
 		}
-		if err := j.opt.Disk.Remove(j.segmentPath(s.ord, true)); err != nil {
+		j.mu.Lock()
+		gone := len(j.segs) == 0 || j.segs[0] != s // dropped before
+		j.mu.Unlock()
+		if gone {
+			continue
+		}
+		if err := j.opt.Disk.Remove(j.segmentPath(s.ord, s.packed)); err != nil {
 			return fmt.Errorf("drop segment %d: %w", s.ord, err)
 		}
 		j.mu.Lock()

@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
-	"io"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -14,6 +13,7 @@ import (
 
 // recover brings files, index and memory in order. It runs in Open, alone.
 func (j *Journal) recover() error {
+	j.keepReserve()
 	voids, err := j.listSegments()
 	if err != nil {
 		return err
@@ -32,6 +32,13 @@ func (j *Journal) recover() error {
 	if err := j.mendTail(); err != nil {
 		return err
 	}
+	if aside, err := j.setUnreadableAside(); err != nil {
+		return err
+	} else if aside {
+		if err := j.mendTail(); err != nil {
+			return err
+		}
+	}
 	for _, path := range voids { // after the tail that their headers cut is cut for good
 		if err := j.opt.Disk.Remove(path); err != nil {
 			return fmt.Errorf("remove void segment: %w", err)
@@ -44,9 +51,15 @@ func (j *Journal) recover() error {
 	if err := j.replay(fresh); err != nil {
 		return fmt.Errorf("bring index up to the journal: %w", err)
 	}
+	j.waiting = 0
 	for _, e := range j.epochs {
 		e.visible = e.last
 		j.waiting += int64(e.last - e.acked)
+	}
+	if fresh {
+		if err := j.nameLosses(); err != nil {
+			return err
+		}
 	}
 	if err := j.indexAcks(); err != nil {
 		return fmt.Errorf("write acks to index: %w", err)
@@ -57,12 +70,78 @@ func (j *Journal) recover() error {
 		}
 	}
 	j.w.nextOrd = max(j.w.nextOrd, j.indexed.seg) + 1
-	return j.drawEpoch()
+	if err := j.drawEpoch(); err != nil {
+		return err
+	}
+	if j.opt.Inline {
+		j.goOnWithFork()
+	}
+	return nil
+}
+
+// setUnreadableAside takes segments out of which nothing can be read at all off the journal,
+// and keeps the files. What they held is in the index, or missed by its numbers.
+func (j *Journal) setUnreadableAside() (some bool, err error) {
+	var kept []*segment
+	for _, s := range j.segs {
+		if s.epoch != 0 && j.ordinal(s.epoch) != nil {
+			kept = append(kept, s)
+			continue
+		}
+		path := j.segmentPath(s.ord, s.packed)
+		if err := j.opt.Disk.Rename(path, path+".damaged"); err != nil {
+			return some, fmt.Errorf("set segment %d aside: %w", s.ord, err)
+		}
+		some = true
+		j.damaged("segment %d is not readable and is kept as %s.damaged; what it held is missed by its numbers unless the index has it", s.ord, filepath.Base(path))
+	}
+	j.segs = kept
+	return some, nil
+}
+
+// nameLosses names the records that wait to be sent and that nobody can read: they are neither
+// in the index, which is fresh, nor in a segment.
+func (j *Journal) nameLosses() error {
+	for _, e := range j.epochs {
+		missing := span{int64(e.acked) + 1, int64(e.last) + 1}
+		var gaps []span
+		taken := func(s *stored) error {
+			if seq := int64(s.rec.Seq); seq < missing.to && seq >= missing.from {
+				if seq > missing.from {
+					gaps = append(gaps, span{missing.from, seq})
+				}
+				missing.from = seq + 1
+			}
+			return nil
+		}
+		if err := j.readIndex(e.ord, e.acked+1, taken); err != nil {
+			return fmt.Errorf("look for lost records: %w", err)
+		}
+		for _, gap := range append(gaps, missing) {
+			if missing, gaps = gap, nil; gap.from == gap.to {
+				continue
+			}
+			if err := j.readSegments(e.ord, uint64(gap.from), taken); err != nil {
+				return fmt.Errorf("look for lost records: %w", err)
+			}
+			for _, lost := range append(gaps, missing) {
+				if lost.from < lost.to {
+					j.damaged("records %d to %d of epoch %s are lost", lost.from, lost.to-1, e.id)
+				}
+			}
+		}
+	}
+	return nil
 }
 
 // listSegments reads the headers of all segments. It returns the files that no later header
 // names: they died at birth or with a failed sync.
 func (j *Journal) listSegments() (voids []string, err error) {
+	// A process that was killed may have renamed a file and not synced the folder: names are
+	// made durable before anything is removed in their favour.
+	if err := j.opt.Disk.SyncDir(j.opt.Dir); err != nil {
+		return nil, err
+	}
 	files, err := j.opt.Disk.List(j.opt.Dir)
 	if err != nil {
 		return nil, err
@@ -97,7 +176,7 @@ func (j *Journal) listSegments() (voids []string, err error) {
 			voids = append(voids, j.segmentPath(s.ord, s.packed))
 			continue
 		}
-		if err := j.readHeader(s); err != nil {
+		if err := j.readHeader(s, after == nil); err != nil {
 			return nil, fmt.Errorf("segment %d: %w", s.ord, err)
 		}
 		s.end = s.size
@@ -123,8 +202,9 @@ func (j *Journal) listSegments() (voids []string, err error) {
 	return voids, nil
 }
 
-// readHeader reads a segment's header, or what its first record says when that is damaged.
-func (j *Journal) readHeader(s *segment) error {
+// readHeader reads a segment's header, or what its first record says when that is damaged:
+// for the newest mendTail says whether it is, or was torn at its birth.
+func (j *Journal) readHeader(s *segment, newest bool) error {
 	data, err := j.readSegment(s.ord, s.packed, headerRoom)
 	if err != nil {
 		return err
@@ -149,7 +229,7 @@ func (j *Journal) readHeader(s *segment) error {
 		}
 		return nil
 	})
-	if errors.Is(err, errStop) {
+	if errors.Is(err, errStop) && !newest {
 		j.damaged("segment %d: its header is not readable; its records are", s.ord)
 	}
 	return nil
@@ -178,7 +258,7 @@ func (j *Journal) fillIndex(why string) (bool, error) {
 	if why == "" && len(j.segs) > 0 {
 		j.opt.Log.Error("index is missing and built anew from the journal")
 	}
-	if !found && len(j.segs) > 0 && j.segs[0].ord > 1 {
+	if !found && len(j.segs) > 0 && j.segs[0].pred != 0 {
 		j.damaged("index and snapshots are lost: keys, states and feeds from before segment %d are not known any more", j.segs[0].ord)
 	}
 	return true, nil
@@ -204,9 +284,10 @@ func (j *Journal) loadIndex() error {
 	}
 	for _, s := range j.segs {
 		if s.id != "" {
-			j.addEpoch(s.epoch, s.id, s.before)
+			j.addEpoch(s.epoch, s.id, s.before, s.fork)
 		}
 	}
+	j.addLostEpochs()
 	err = j.db.each([]byte{'f'}, func(k, v []byte) error {
 		s, err := decodeFeed(v)
 		j.feeds[string(k[1:])] = s
@@ -242,10 +323,25 @@ func (j *Journal) loadIndex() error {
 	return nil
 }
 
-func (j *Journal) addEpoch(ord uint64, id protocol.Epoch, bef *before) {
+// addLostEpochs adds the epochs of which only the seal behind them is left, and names those of
+// which nothing is.
+func (j *Journal) addLostEpochs() {
+	for _, e := range slices.Clone(j.epochs) {
+		if b := e.before; b != nil && j.ordinal(b.ord) == nil {
+			j.addEpoch(b.ord, b.mark.Epoch, nil, nil)
+		}
+	}
+	for i, e := range j.epochs {
+		if i > 0 && e.ord > j.epochs[i-1].ord+1 {
+			j.damaged("epochs number %d to %d of this agent are lost, and nobody here knows what was in them", j.epochs[i-1].ord+1, e.ord-1)
+		}
+	}
+}
+
+func (j *Journal) addEpoch(ord uint64, id protocol.Epoch, bef *before, f *fork) {
 	i, ok := slices.BinarySearchFunc(j.epochs, ord, func(e *epoch, o uint64) int { return cmp.Compare(e.ord, o) })
 	if !ok {
-		e := &epoch{ord: ord, id: id, before: bef}
+		e := &epoch{ord: ord, id: id, before: bef, fork: f}
 		e.hash = protocol.Genesis(j.opt.Origin.Chain, j.opt.Origin.Store, j.opt.Origin.Agent, id)
 		j.epochs = slices.Insert(j.epochs, i, e)
 	}
@@ -266,174 +362,8 @@ func (j *Journal) linkEpochs() {
 	}
 	for _, e := range j.epochs {
 		e.acked, e.gone = min(e.acked, e.last), min(e.gone, e.last)
-	}
-}
-
-// mendTail looks through the newest segment, mends what is damaged in it from the index,
-// cuts what is torn, and writes it anew to a file that is synced.
-func (j *Journal) mendTail() error {
-	for len(j.segs) > 0 {
-		s := j.segs[len(j.segs)-1]
-		data, err := j.readSegment(s.ord, s.packed, s.end)
-		if err != nil {
-			return fmt.Errorf("read segment %d: %w", s.ord, err)
-		}
-		m := mend{j: j, seg: s, out: slices.Clone(data[:min(headerRoom, len(data))])}
-		if err := m.run(data); err != nil {
-			return fmt.Errorf("mend segment %d: %w", s.ord, err)
-		}
-		if m.frames == 0 { // it died at birth: what it says of the one before still holds
-			if err := j.settle(len(j.segs) - 2); err != nil {
-				return err
-			}
-			if err := j.opt.Disk.Remove(j.segmentPath(s.ord, s.packed)); err != nil {
-				return err
-			}
-			j.segs = j.segs[:len(j.segs)-1]
-			j.epochs = slices.DeleteFunc(j.epochs, func(e *epoch) bool {
-				return e.ord == s.epoch && s.first == 1 && e.ord > j.indexed.ord
-			})
-			continue
-		}
-		if len(m.out) < headerRoom {
-			return fmt.Errorf("segment %d: %w", s.ord, errBadFrame)
-		}
-		s.end, s.next = int64(len(m.out)), m.next
-		if e := j.ordinal(s.epoch); e != nil {
-			e.last, e.hash = m.next-1, m.hash
-		}
-		if s.packed || m.same && s.size == s.end {
-			return nil
-		}
-		if j.indexed.seg == s.ord {
-			j.indexed.off = m.point
-		}
-		return j.rewrite(s, m.out)
-	}
-	return nil
-}
-
-// settle cuts a segment that is not the newest to where its successor says that it ends.
-func (j *Journal) settle(i int) error {
-	if i < 0 || j.segs[i].packed || j.segs[i].size == j.segs[i].end {
-		return nil
-	}
-	data, err := j.readSegment(j.segs[i].ord, false, j.segs[i].end)
-	if err != nil {
-		return err
-	}
-	return j.rewrite(j.segs[i], data)
-}
-
-func (j *Journal) rewrite(s *segment, data []byte) error {
-	err := replaceFile(j.opt.Disk, j.segmentPath(s.ord, false), func(w io.Writer) error {
-		_, err := w.Write(data)
-		return err
-	})
-	if err != nil {
-		return fmt.Errorf("settle segment %d: %w", s.ord, err)
-	}
-	s.size, s.end = int64(len(data)), int64(len(data))
-	return nil
-}
-
-// A mend builds the sound form of the newest segment.
-type mend struct {
-	j      *Journal
-	seg    *segment
-	out    []byte
-	frames int
-	next   uint64        // seq expected
-	hash   protocol.Hash // before it
-	point  int64         // where the index stands in out
-	same   bool          // out is what the file begins with
-}
-
-func (m *mend) run(data []byte) error {
-	j, s := m.j, m.seg
-	m.next, m.hash, m.same, m.point = s.first, s.prev, true, headerRoom
-	_, broken, err := scan(data, headerRoom, func(f frame) error {
-		if f.typ == typeRecord {
-			r, err := decodeStored(f.payload)
-			if err != nil {
-				return nil // its seq is missed below
-			}
-			m.fill(r.rec.Seq)
-			m.next, m.hash = r.rec.Seq+1, r.rec.Hash(r.prev)
-		}
-		m.put(f.typ, f.payload)
-		if j.indexed.seg == s.ord && f.end <= j.indexed.off {
-			m.point = int64(len(m.out))
-		}
-		return nil
-	})
-	if err != nil {
-		return err
-	}
-	if p := j.indexed; p.seg == s.ord && p.ord == s.epoch {
-		m.fill(p.seq + 1)
-		if p.seq+1 == m.next {
-			m.hash = p.hash
+		if e.fork != nil {
+			j.forked = e.ord
 		}
 	}
-	whole := int64(len(data)) == s.room
-	for len(data) > 0 && whole && data[len(data)-1] == 0 {
-		data = data[:len(data)-1]
-	}
-	cut := len(data) - len(m.out)
-	switch {
-	case len(broken) == 0 && m.same && cut <= 0:
-		return nil
-	case len(broken) == 0 && m.same && whole:
-		j.opt.Log.Warn("cut the torn end of the newest segment", "segment", s.ord, "bytes", cut)
-		return nil
-	case len(broken) == 0 && m.same:
-		j.damaged("segment %d was closed, and its last %d bytes are not readable", s.ord, cut)
-	case len(broken) > 0:
-		j.opt.Log.Error("segment is damaged", "segment", s.ord, "bytes", fmt.Sprint(broken))
-	}
-	return replaceFile(j.opt.Disk, j.segmentPath(s.ord, s.packed)+".damaged", func(w io.Writer) error {
-		_, err := w.Write(data)
-		return err
-	})
-}
-
-// fill takes the records that are missed before seq from the index, and names those that are
-// not there either.
-func (m *mend) fill(seq uint64) {
-	from := m.next
-	for ; m.next < seq; m.next++ {
-		r, payload := m.j.db.queuedAt(m.seg.epoch, m.next)
-		if r == nil {
-			continue
-		}
-		if lost := m.next - from; lost > 0 {
-			m.lost(from, m.next-1)
-		}
-		from, m.same = m.next+1, false
-		m.hash = r.rec.Hash(r.prev)
-		m.put(typeRecord, payload)
-		m.point = int64(len(m.out))
-		m.j.opt.Log.Warn("record is mended from the index", "segment", m.seg.ord, "seq", m.next)
-	}
-	if from < seq {
-		m.lost(from, seq-1)
-	}
-}
-
-func (m *mend) lost(from, to uint64) {
-	m.same = false
-	acked := uint64(0)
-	if e := m.j.ordinal(m.seg.epoch); e != nil {
-		acked = e.acked
-	}
-	if to > acked {
-		m.j.damaged("segment %d: records %d to %d of epoch %s are lost", m.seg.ord, max(from, acked+1), to, m.seg.id)
-	}
-}
-
-// put appends a frame as its own group: all of it was synced.
-func (m *mend) put(typ byte, payload []byte) {
-	m.out = appendFrame(m.out, typ, int64(len(m.out)), payload)
-	m.frames++
 }

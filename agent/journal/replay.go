@@ -39,7 +39,7 @@ func (j *Journal) replaySegment(s *segment, start point, fresh bool) error {
 	if e == nil {
 		return fmt.Errorf("epoch %d: %w", s.epoch, errBadFrame)
 	}
-	r := replaying{j: j, s: s, e: e, next: s.first, at: point{ord: e.ord, seq: s.first - 1, hash: s.prev}}
+	r := replaying{j: j, s: s, e: e, at: point{ord: e.ord, seq: max(s.first, 1) - 1, hash: s.prev}}
 	end, _, err := scan(data, headerRoom, func(f frame) error {
 		known := s.ord < start.seg || s.ord == start.seg && f.end <= start.off
 		if known && !fresh {
@@ -53,9 +53,11 @@ func (j *Journal) replaySegment(s *segment, start point, fresh bool) error {
 	if err != nil {
 		return err
 	}
-	r.missing(s.next)
 	if s.packed {
 		s.end = end
+	}
+	if r.at.seq > e.last { // no later header says where the epoch ends
+		e.last, e.hash = r.at.seq, r.at.hash
 	}
 	return r.flush(end)
 }
@@ -65,8 +67,7 @@ type replaying struct {
 	j     *Journal
 	s     *segment
 	e     *epoch
-	next  uint64 // seq expected
-	at    point  // newest record taken
+	at    point // newest record taken
 	parts []part
 	bytes int
 }
@@ -74,8 +75,6 @@ type replaying struct {
 // passed notes a record that the index has.
 func (r *replaying) passed(f frame) {
 	if rec, err := decodeStored(f.payload); err == nil {
-		r.missing(rec.rec.Seq)
-		r.next = rec.rec.Seq + 1
 		r.at.seq, r.at.hash = rec.rec.Seq, rec.rec.Hash(rec.prev)
 	}
 }
@@ -117,6 +116,14 @@ func (r *replaying) take(f frame, known bool) error {
 		if a, err := decodeAck(f.payload); err == nil {
 			r.acked(a)
 		}
+	case typeRewind:
+		w, err := decodeRewind(f.payload)
+		if err != nil || w.incarnation <= r.j.last.incarnation {
+			return nil //nolint:nilerr // the relay tells again
+		}
+		clear(r.j.ackIndex)
+		r.j.rewound(w)
+		r.parts = append(r.parts, part{typ: typeRewind, payload: f.payload, rewind: w})
 	}
 	if r.bytes += len(f.payload); r.bytes > groupBytes {
 		return r.flush(f.end)
@@ -125,6 +132,9 @@ func (r *replaying) take(f frame, known bool) error {
 }
 
 func (r *replaying) acked(a *ack) {
+	if a.last.incarnation < r.j.last.incarnation { // before a rewind
+		return
+	}
 	if a.last.after(r.j.last) {
 		r.j.last = a.last
 	}
@@ -134,15 +144,6 @@ func (r *replaying) acked(a *ack) {
 	}
 	e.acked = a.through
 	r.j.ackIndex[a.ord] = ack{ord: a.ord, through: a.through, hash: a.hash, last: r.j.last}
-}
-
-// missing names the records before seq that stand neither here nor in the index.
-func (r *replaying) missing(seq uint64) {
-	for ; r.next < seq; r.next++ {
-		if s, _ := r.j.db.queuedAt(r.e.ord, r.next); s == nil && r.next > r.e.acked {
-			r.j.damaged("record %d of epoch %s is lost: segment %d is damaged there", r.next, r.e.id, r.s.ord)
-		}
-	}
 }
 
 // flush writes what was taken; the index has the segment through end then.

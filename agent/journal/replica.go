@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/storelay/storelay/protocol"
+	"github.com/storelay/storelay/protocol/mutant"
 )
 
 const (
@@ -31,7 +32,7 @@ func (s feedState) step(p *protocol.FeedPage) (next feedState, gen uint64, ok bo
 	switch {
 	case p.Reset:
 		s.building = max(s.active, s.building) + 1
-	case p.From != s.asked():
+	case p.From != s.asked() && !mutant.On(mutant.ApplyPageTwice):
 		return s, 0, false
 	case s.building == 0:
 		s.cursor = p.To

@@ -17,9 +17,10 @@ import (
 )
 
 const (
-	formatVersion = 1
-	headerRoom    = 512 // bytes before a segment's first group
-	spare         = 64  // bytes that stay unused, so that an open segment is longer than its data
+	formatVersion = 2
+	headerCopy    = 4096 // the header stands here once more, on a page of its own
+	headerRoom    = 8192 // bytes before a segment's first group
+	spare         = 64   // bytes that stay unused, so that an open segment is longer than its data
 )
 
 // A header begins a segment.
@@ -32,6 +33,7 @@ type header struct {
 	first   uint64        // seq of the first record in it
 	prev    protocol.Hash // hash before that record
 	before  *before       // end of the epoch before; nil = this epoch is the agent's first
+	fork    *fork         // what the seal of an epoch says that a fork began; nil = it says before
 	room    int64         // size of the file until it is closed
 	pred    uint64        // the segment before; those between are void. 0 = none
 	predEnd int64         // where that one ends; what lies beyond is void
@@ -43,13 +45,18 @@ type before struct {
 	mark protocol.Mark
 }
 
+// A fork begins an epoch that holds once more what was not acknowledged in those before.
+type fork struct {
+	acked *protocol.Mark // the last position acknowledged with an equal hash; nil = none
+}
+
 func (h *header) encode() []byte {
 	b := binary.AppendUvarint(nil, h.version)
 	for _, s := range []string{h.origin.Chain, h.origin.Store, h.origin.Agent} {
 		b = putText(b, s)
 	}
 	b = binary.AppendUvarint(b, h.ord)
-	b = append(b, encodeEpoch(h.epoch, h.id, h.before)...)
+	b = append(b, encodeEpoch(h.epoch, h.id, h.before, h.fork)...)
 	b = binary.AppendUvarint(b, h.first)
 	b = append(b, h.prev[:]...)
 	b = binary.AppendVarint(b, h.room)
@@ -61,11 +68,11 @@ func decodeHeader(b []byte) (*header, error) {
 	d := decoder{b: b}
 	h := &header{version: d.uvarint()}
 	if h.version != formatVersion && !d.bad {
-		return nil, fmt.Errorf("format %d, this program knows %d: install the newer agent again", h.version, formatVersion)
+		return nil, fmt.Errorf("format %d, this program knows %d: install the agent again that wrote it", h.version, formatVersion)
 	}
 	h.origin = protocol.Origin{Chain: d.text(), Store: d.text(), Agent: d.text()}
 	h.ord = d.uvarint()
-	h.epoch, h.id, h.before = d.epoch()
+	h.epoch, h.id, h.before, h.fork = d.epoch()
 	h.first = d.uvarint()
 	h.prev = d.hash()
 	h.room = d.varint()
@@ -74,20 +81,45 @@ func decodeHeader(b []byte) (*header, error) {
 	return h, d.err()
 }
 
-func encodeEpoch(ord uint64, id protocol.Epoch, bef *before) []byte {
+// What an encoded epoch has.
+const (
+	hasBefore byte = 1 << iota
+	hasFork
+	hasForkMark
+)
+
+func encodeEpoch(ord uint64, id protocol.Epoch, bef *before, f *fork) []byte {
 	b := putText(binary.AppendUvarint(nil, ord), string(id))
-	if bef == nil {
-		return append(b, 0)
+	at := len(b)
+	b = append(b, 0)
+	if bef != nil {
+		b[at] |= hasBefore
+		b = putMark(binary.AppendUvarint(b, bef.ord), bef.mark)
 	}
-	return putMark(binary.AppendUvarint(append(b, 1), bef.ord), bef.mark)
+	if f != nil {
+		b[at] |= hasFork
+		if f.acked != nil {
+			b[at] |= hasForkMark
+			b = putMark(b, *f.acked)
+		}
+	}
+	return b
 }
 
-func (d *decoder) epoch() (uint64, protocol.Epoch, *before) {
-	ord, id := d.uvarint(), protocol.Epoch(d.text())
-	if d.byte() == 0 {
-		return ord, id, nil
+func (d *decoder) epoch() (ord uint64, id protocol.Epoch, bef *before, f *fork) {
+	ord, id = d.uvarint(), protocol.Epoch(d.text())
+	has := d.byte()
+	if has&hasBefore != 0 {
+		bef = &before{ord: d.uvarint(), mark: d.mark()}
 	}
-	return ord, id, &before{ord: d.uvarint(), mark: d.mark()}
+	if has&hasFork != 0 {
+		f = &fork{}
+		if has&hasForkMark != 0 {
+			mark := d.mark()
+			f.acked = &mark
+		}
+	}
+	return ord, id, bef, f
 }
 
 // A segment is what the journal knows of one segment file.
@@ -146,13 +178,24 @@ func (j *Journal) readSegment(ord uint64, packed bool, limit int64) ([]byte, err
 	return data, err
 }
 
-// headerOf reads the header out of the first bytes of a segment.
+// headerOf reads the header out of the first bytes of a segment: where it stands first, or
+// its copy.
 func headerOf(data []byte) (*header, error) {
-	f, ok := frameAt(data, 0)
-	if !ok || f.typ != typeHeader {
-		return nil, errBadFrame
+	for _, at := range []int64{0, headerCopy} {
+		if f, ok := frameAt(data, at); ok && f.typ == typeHeader {
+			return decodeHeader(f.payload)
+		}
 	}
-	return decodeHeader(f.payload)
+	return nil, errBadFrame
+}
+
+// encodeHead is what a segment begins with.
+func encodeHead(h *header) []byte {
+	b := make([]byte, headerRoom)
+	for _, at := range []int64{0, headerCopy} {
+		copy(b[at:], appendFrame(nil, typeHeader, at, h.encode()))
+	}
+	return b
 }
 
 // create makes a new segment file of the given room with its header, not yet synced.
@@ -162,7 +205,7 @@ func (j *Journal) create(h *header, room int64) (File, error) {
 	if err != nil {
 		return nil, err
 	}
-	if _, err := f.WriteAt(appendFrame(nil, typeHeader, 0, h.encode()), 0); err != nil {
+	if _, err := f.WriteAt(encodeHead(h), 0); err != nil {
 		return nil, errors.Join(err, f.Close(), j.opt.Disk.Remove(path))
 	}
 	return f, nil

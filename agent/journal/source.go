@@ -9,6 +9,7 @@ import (
 
 	"github.com/storelay/storelay/protocol"
 	"github.com/storelay/storelay/protocol/link"
+	"github.com/storelay/storelay/protocol/mutant"
 )
 
 var (
@@ -58,8 +59,8 @@ func (j *Journal) Next(p protocol.Position) protocol.Position {
 }
 
 // Read returns durable records of from's epoch; see link.Source. Records stay readable after
-// their ack for as long as they are retained; ErrGone says that they are not any more, or
-// that the disk has lost them (Damage).
+// their ack for as long as they are retained. Where retention has dropped them, or the disk
+// has lost them (Damage), the batch is a Skip.
 func (j *Journal) Read(from protocol.Position, maxRecords, maxBytes int) (protocol.Batch, error) {
 	b := protocol.Batch{Epoch: from.Epoch, First: from.Seq}
 	j.mu.Lock()
@@ -100,8 +101,58 @@ func (j *Journal) Read(from protocol.Position, maxRecords, maxBytes int) (protoc
 		}
 	}
 	if len(b.Records) == 0 {
-		return b, fmt.Errorf("read %s: %w", from, ErrGone)
+		if b, err := j.skip(e, from, visible); err != nil {
+			return b, fmt.Errorf("read %s: %w", from, err)
+		} else if b.Skip != nil {
+			if mutant.On(mutant.LoseUnreadable) {
+				return j.Read(protocol.Position{Epoch: from.Epoch, Seq: b.Last() + 1}, maxRecords, maxBytes)
+			}
+			return b, nil
+		}
 	}
+	return b, nil
+}
+
+// skip names the records of an epoch from a position on that are not held any more, up to the
+// next that is. There is none when the end of the stretch is not known yet.
+func (j *Journal) skip(e *epoch, from protocol.Position, visible uint64) (protocol.Batch, error) {
+	b := protocol.Batch{Epoch: from.Epoch, First: from.Seq}
+	skip := protocol.Skip{From: from.Seq, Reason: protocol.SkipDamaged}
+	nearer := func(s *stored) error {
+		if s.rec.Seq >= from.Seq && (skip.To == 0 || s.rec.Seq <= skip.To) {
+			skip.To, skip.Hash = s.rec.Seq-1, s.prev
+		}
+		if s.rec.Seq >= from.Seq {
+			return errStop
+		}
+		return nil
+	}
+	if err := j.readIndex(e.ord, from.Seq, nearer); err != nil && !errors.Is(err, errStop) {
+		return b, err
+	}
+	if err := j.readSegments(e.ord, from.Seq, nearer); err != nil && !errors.Is(err, errStop) {
+		return b, err
+	}
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if skip.To == 0 || skip.To > visible { // nothing is held behind it
+		if visible < e.last {
+			return b, nil
+		}
+		skip.To, skip.Hash = e.last, e.hash
+	}
+	if skip.To < skip.From {
+		return b, fmt.Errorf("record %d stands in the journal and is not readable", from.Seq)
+	}
+	if len(j.segs) == 0 || e.ord < j.segs[0].epoch || e.ord == j.segs[0].epoch && from.Seq < j.segs[0].first {
+		skip.Reason = protocol.SkipTrimmed
+	}
+	if skip.From == 1 && (e.before != nil || e.fork != nil || e.ord == 1) {
+		seal := j.sealOf(e)
+		seal.BootID, seal.Versions = "", nil // of that time, and not known any more
+		skip.Seal = &seal
+	}
+	b.Skip = &skip
 	return b, nil
 }
 
@@ -112,11 +163,11 @@ func (j *Journal) readIndex(ord, seq uint64, visit func(*stored) error) error {
 	return t.each(queueKey(ord, 0)[:9], queueKey(ord, seq), func(_, v []byte) error {
 		payload, ok := queuedPayload(bytes.Clone(v))
 		if !ok {
-			return errStop
+			return nil // a damaged one is missed by its seq
 		}
 		s, err := decodeStored(payload)
 		if err != nil {
-			return errStop
+			return nil //nolint:nilerr // as above
 		}
 		return visit(s)
 	})
@@ -158,6 +209,29 @@ func (j *Journal) readSegments(ord, seq uint64, visit func(*stored) error) error
 	return nil
 }
 
+// hashAt is the hash of a record, from itself or from what follows it; ErrGone when neither
+// is held.
+func (j *Journal) hashAt(p protocol.Position) (protocol.Hash, error) {
+	j.mu.Lock()
+	_, e := j.epochOf(p.Epoch)
+	if e != nil && e.last == p.Seq {
+		defer j.mu.Unlock()
+		return e.hash, nil
+	}
+	j.mu.Unlock()
+	s, err := j.at(p)
+	if err == nil {
+		return s.rec.Hash(s.prev), nil
+	}
+	if errors.Is(err, ErrGone) {
+		p.Seq++
+		if s, err = j.at(p); err == nil {
+			return s.prev, nil
+		}
+	}
+	return protocol.Hash{}, err
+}
+
 // at reads one record; ErrGone when it is not held.
 func (j *Journal) at(p protocol.Position) (*stored, error) {
 	j.mu.Lock()
@@ -193,6 +267,10 @@ func (j *Journal) Acked(mark protocol.Mark, incarnation int64) error {
 	}
 	j.mu.Lock()
 	_, e := j.epochOf(mark.Epoch)
+	if e != nil && e.ord < j.forked && e.acked >= e.last { // closed by a fork: the relay may have the other branch
+		j.mu.Unlock()
+		return nil
+	}
 	if e == nil || mark.Through > e.last {
 		j.mu.Unlock()
 		return fmt.Errorf("ack %s/%d: %w: it is beyond the newest record", mark.Epoch, mark.Through, ErrFork)
@@ -201,9 +279,9 @@ func (j *Journal) Acked(mark protocol.Mark, incarnation int64) error {
 	acked := e.acked
 	j.mu.Unlock()
 	if !known {
-		s, err := j.at(protocol.Position{Epoch: mark.Epoch, Seq: mark.Through})
+		hash, err := j.hashAt(protocol.Position{Epoch: mark.Epoch, Seq: mark.Through})
 		switch {
-		case err == nil && s.rec.Hash(s.prev) != mark.Hash:
+		case err == nil && hash != mark.Hash:
 			return fmt.Errorf("ack %s/%d: %w", mark.Epoch, mark.Through, ErrFork)
 		case errors.Is(err, ErrGone) && mark.Through <= acked: // old, and dropped since
 			return nil
@@ -249,8 +327,8 @@ func (j *Journal) noteAck(e *epoch, mark protocol.Mark) {
 
 // after says whether l is newer than m: of a higher incarnation, or further.
 func (l lastAck) after(m lastAck) bool {
-	if l.incarnation != m.incarnation || m.ord == 0 {
-		return l.incarnation > m.incarnation || m.ord == 0
+	if l.incarnation != m.incarnation {
+		return l.incarnation > m.incarnation
 	}
 	return l.ord > m.ord || l.ord == m.ord && l.mark.Through > m.mark.Through
 }
@@ -266,14 +344,22 @@ func (j *Journal) LastAck() (*protocol.Mark, int64) {
 	return &mark, j.last.incarnation
 }
 
-// Fork implements link.Source.
-func (j *Journal) Fork(reason string) error { return fmt.Errorf("%w: %s", ErrFork, reason) }
-
 // Epochs implements link.Source.
-func (j *Journal) Epochs(after protocol.Epoch, n int) []protocol.Epoch { return nil }
-
-// Rewind implements link.Source.
-func (j *Journal) Rewind([]protocol.Mark, int64) error { return ErrGone }
+func (j *Journal) Epochs(after protocol.Epoch, n int) []protocol.Epoch {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	i, _ := j.epochOf(after)
+	var ids []protocol.Epoch
+	for _, e := range j.epochs[i+1:] {
+		if len(ids) == n {
+			break
+		}
+		if e.last > 0 {
+			ids = append(ids, e.id)
+		}
+	}
+	return ids
+}
 
 // Body is the body of a record that is held; ErrGone when it is not any more.
 func (j *Journal) Body(p protocol.Position) ([]byte, error) {

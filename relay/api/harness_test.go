@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/storelay/storelay/protocol"
+	"github.com/storelay/storelay/relay/ca"
 	"github.com/storelay/storelay/relay/connect"
 	"github.com/storelay/storelay/relay/ledger"
 )
@@ -34,6 +35,8 @@ type bench struct {
 	server  *httptest.Server
 	secrets map[string]string // by name of the token
 	path    string
+	ca      *ca.CA
+	now     func() time.Time // of the ledger; nil = time.Now
 	log     *safeBuffer
 	stop    func()
 }
@@ -59,6 +62,10 @@ func (s *safeBuffer) String() string {
 func newBench(t testing.TB, change ...func(*Options)) *bench {
 	t.Helper()
 	b := &bench{t: t, path: filepath.Join(t.TempDir(), "relay.db"), secrets: map[string]string{}, log: &safeBuffer{}}
+	var err error
+	if b.ca, err = ca.Create(filepath.Join(t.TempDir(), "ca")); err != nil {
+		t.Fatal(err)
+	}
 	b.open(change...)
 	t.Cleanup(func() { b.stop() })
 	b.token("admin", nil, ScopeAdmin)
@@ -68,7 +75,7 @@ func newBench(t testing.TB, change ...func(*Options)) *bench {
 // open opens the ledger, as a relay that starts.
 func (b *bench) open(change ...func(*Options)) {
 	b.t.Helper()
-	l, err := ledger.Open(context.Background(), "sqlite:"+b.path, ledger.Options{})
+	l, err := ledger.Open(context.Background(), "sqlite:"+b.path, ledger.Options{CA: b.ca, Now: b.now})
 	if err != nil {
 		b.t.Fatal(err)
 	}
@@ -188,6 +195,8 @@ type agent struct {
 	seq    uint64
 	prev   protocol.Hash
 	next   int64 // receipt
+
+	rawIn, rawOut int64 // totals of all counters together
 }
 
 func (b *bench) agent(store string) *agent {
@@ -253,10 +262,12 @@ func line(item string, milli, amount, tax int64) protocol.LineItem {
 func (a *agent) count(day protocol.Day, in, out int64, change func(*protocol.FootfallCount)) {
 	a.b.t.Helper()
 	at := time.Date(day.Year, day.Month, day.Date, 11, 0, 0, 0, time.UTC)
-	c := protocol.FootfallCount{Counter: "door", From: at, To: at.Add(time.Minute), In: in, Out: out, RawIn: in, RawOut: out, Quality: protocol.QualityOK}
+	c := protocol.FootfallCount{Counter: "door", From: at, To: at.Add(time.Minute), In: in, Out: out, Quality: protocol.QualityOK}
 	if change != nil {
 		change(&c)
 	}
+	a.rawIn, a.rawOut = a.rawIn+c.In, a.rawOut+c.Out
+	c.RawIn, c.RawOut = a.rawIn, a.rawOut
 	body, err := json.Marshal(c)
 	if err != nil {
 		a.b.t.Fatal(err)

@@ -45,6 +45,10 @@ type database interface {
 	within(ctx context.Context, fn func(tx) error) error
 	// read gives the handle for queries outside of transactions.
 	read() querier
+	// snapshot gives a handle whose queries all see the same state, until done.
+	snapshot(ctx context.Context) (q querier, done func() error, err error)
+	// backup writes a copy of the database, as of one moment, to a file that is not there yet.
+	backup(ctx context.Context, path string) error
 	// dataError says whether err blames the rows, and not the database or the way to it.
 	dataError(err error) bool
 	// retry says whether the same transaction may well succeed when it is tried again.
@@ -64,6 +68,24 @@ type database interface {
 type querier interface {
 	QueryContext(ctx context.Context, text string, args ...any) (*sql.Rows, error)
 	QueryRowContext(ctx context.Context, text string, args ...any) *sql.Row
+}
+
+// ask runs a query and scans each row.
+func ask[T any](ctx context.Context, q querier, text string, args []any, scan func(scanner, *T) error) ([]T, error) {
+	found, err := q.QueryContext(ctx, text, args...)
+	if err != nil {
+		return nil, err
+	}
+	defer found.Close()
+	var all []T
+	for found.Next() {
+		var v T
+		if err := scan(found, &v); err != nil {
+			return nil, err
+		}
+		all = append(all, v)
+	}
+	return all, found.Err()
 }
 
 const rowsMark = "{rows}"
