@@ -34,7 +34,7 @@ func (s *Sender) heed(incarnation int64) (present bool, err error) {
 	}
 	if s.resync == nil || s.resync.incarnation < incarnation {
 		s.resync = &resync{incarnation: incarnation}
-		s.forkDue = "" // it was about another ledger
+		s.forkDue = nil // it was about another ledger
 		s.rewind(protocol.Position{})
 	}
 	return false, nil

@@ -56,7 +56,7 @@ type Sender struct {
 	helloAt  time.Time // next hello
 	window             // what is under way
 	resync   *resync   // nil = the ledger is the one whose acks the agent has
-	forkDue  string    // why the source must fork before anything more is sent; "" = it need not
+	forkDue  *fork     // the source must fork before anything more is sent; nil = it need not
 	feeds    []feed
 
 	// beyond the connection
@@ -133,7 +133,7 @@ func (s *Sender) note(change func(*Status)) {
 func (s *Sender) Connected(now time.Time, id string) {
 	s.id, s.welcomed, s.helloAt = id, false, now
 	s.window = window{stall: s.opt.Stall}
-	s.resync, s.forkDue = nil, ""
+	s.resync, s.forkDue = nil, nil
 	for i := range s.feeds {
 		s.feeds[i] = feed{name: s.feeds[i].name}
 	}
@@ -283,7 +283,7 @@ func (s *Sender) acked(mark protocol.Mark, incarnation int64) (bool, error) {
 	err := s.source.Acked(mark, incarnation)
 	if errors.Is(err, ErrFork) {
 		if s.live(mark.Epoch) {
-			s.forkDue = err.Error()
+			s.forkDue = &fork{mark.Epoch, err.Error()}
 		}
 		return false, nil
 	} else if err != nil {
