@@ -32,6 +32,7 @@ var rooms = map[string][]string{
 	"agent":                     {"agent/core", "config"},
 	"agent/core":                {"protocol/...", "config", "drivers/...", "agent/journal"},
 	"agent/journal":             {"protocol", "protocol/link", "protocol/mutant"},
+	"agent/journal/journaltest": {"protocol", "agent/journal"},
 	"relay":                     {"protocol/...", "relay/...", "config"},
 	"relay/ca":                  {"protocol", "protocol/identity"},
 	"relay/broker":              {"protocol", "protocol/link", "protocol/identity", "relay/ca"},
