@@ -399,6 +399,7 @@ func property(t *testing.T, run func(w *draw, s *subject, disks []*disk), calm b
 			}
 		})
 		checkHashes(t, url)
+		auditUntouched(t, s.Ledger, url)
 	})
 }
 
@@ -529,4 +530,5 @@ func TestARestoredLedgerComesToTheSameState(t *testing.T) {
 		}
 	})
 	checkHashes(t, s.url)
+	auditUntouched(t, s.Ledger, s.url)
 }
