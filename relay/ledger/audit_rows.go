@@ -81,9 +81,9 @@ func (c *rowCheck) visit(ctx context.Context, p *entry, hash protocol.Hash) erro
 // transaction compares the columns with the receipt, and notes what the other tables should
 // say.
 func (c *rowCheck) transaction(ctx context.Context, p *entry) error {
-	t, err := readTransaction(p.record.Body)
-	if err != nil {
-		c.wrong(p, wrongChanged, "is applied, and cannot be read: "+err.Error())
+	t, fault := readTransaction(p.record.Body)
+	if fault != nil {
+		c.wrong(p, wrongChanged, "is applied, and cannot be read: "+fault.Error())
 		return nil
 	}
 	sale := newSale(t)
