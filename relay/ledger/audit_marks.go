@@ -61,9 +61,9 @@ func (r reader) certificateOf(ctx context.Context, sha256 []byte) ([]byte, error
 // mark meets a mark's own record: its row must say the same. Without a row the record speaks
 // for itself.
 func (c *rowCheck) mark(ctx context.Context, p *entry) error {
-	said, fault := protocol.DecodeDayMark(p.record.Body)
-	if fault != nil {
-		c.wrong(p, wrongMark, "cannot be read: "+fault.Error())
+	said, err := protocol.DecodeDayMark(p.record.Body)
+	if fault := faultOf(err); fault != "" {
+		c.wrong(p, wrongMark, "cannot be read: "+fault)
 		return nil
 	}
 	at := protocol.Position{Epoch: c.st.key.epoch, Seq: p.seq}

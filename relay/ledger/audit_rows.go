@@ -31,6 +31,14 @@ type receipt struct {
 	voided bool
 }
 
+// faultOf is the text of an error that is a finding, and ends nothing; "" = none.
+func faultOf(err error) string {
+	if err == nil {
+		return ""
+	}
+	return err.Error()
+}
+
 func (c *rowCheck) wrong(p *entry, kind, what string) {
 	if c.first == nil {
 		c.first = &wrong{kind: kind, seq: p.seq, last: p.seq, pos: p.pos, what: what}
@@ -81,9 +89,9 @@ func (c *rowCheck) visit(ctx context.Context, p *entry, hash protocol.Hash) erro
 // transaction compares the columns with the receipt, and notes what the other tables should
 // say.
 func (c *rowCheck) transaction(ctx context.Context, p *entry) error {
-	t, fault := readTransaction(p.record.Body)
-	if fault != nil {
-		c.wrong(p, wrongChanged, "is applied, and cannot be read: "+fault.Error())
+	t, err := readTransaction(p.record.Body)
+	if fault := faultOf(err); fault != "" {
+		c.wrong(p, wrongChanged, "is applied, and cannot be read: "+fault)
 		return nil
 	}
 	sale := newSale(t)
