@@ -45,6 +45,7 @@ var rooms = map[string][]string{
 	"e2e":                       {"..."},
 	"e2e/chain":                 {"..."},
 	"e2e/demo":                  {"..."},
+	"e2e/powercut":              {"..."},
 }
 
 // owners are the rooms that may import a third-party module (by prefix).
