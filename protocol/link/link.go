@@ -18,6 +18,10 @@ import (
 // cloned or rolled back.
 var ErrFork = errors.New("the relay's hash is not ours: the disk was cloned or rolled back")
 
+// ErrFull is a Replica's answer when its disk has no room for a page: the page is asked for
+// again when the feed is next due.
+var ErrFull = errors.New("disk is nearly full")
+
 // A Source is the agent's durable stream; agent/journal is one. Its methods are safe for
 // concurrent use and never wait for the network.
 type Source interface {
@@ -50,9 +54,9 @@ type Source interface {
 	Epochs(after protocol.Epoch, n int) []protocol.Epoch
 	// Rewind takes the marks of a ledger whose incarnation has risen: what stands beyond them
 	// goes on the send queue again, held or as a skip, and the incarnation counts as seen. All
-	// in one durable step. When a mark is not of the agent's own records, all of its epoch goes
-	// on the queue: the relay says where it parts. What a fork has moved goes on it in its first
-	// place too, or the agent's order would be lost; the relay knows the later one by its was.
+	// in one durable step. A mark that is not of the agent's own records is left out. What a
+	// fork has moved goes on the queue in its first place too, or the agent's order would be
+	// lost; the relay knows the later one by its was.
 	Rewind(marks []protocol.Mark, incarnation int64) error
 	// Wake receives a value when records have become durable since the last receive.
 	Wake() <-chan struct{}
@@ -64,7 +68,7 @@ type Replica interface {
 	Cursor(feed string) (int64, error)
 	// Apply applies a page and moves the cursor to page.To in one durable step. A page whose
 	// From is not the cursor is ignored, unless Reset.
-	Apply(page protocol.FeedPage) error
+	Apply(page protocol.FeedPage) error // ErrFull: not now
 }
 
 // A Conn is one connection of an agent to a relay. It is used by one sender and one

@@ -292,11 +292,16 @@ func (s *Sender) acked(mark protocol.Mark, incarnation int64) (bool, error) {
 	return true, nil
 }
 
-// hashAt is the source's own hash where a mark stands; that of the mark when it is not held.
+// hashAt is the source's own hash where a mark stands, by the record there or by the one
+// behind it; that of the mark when neither is held.
 func (s *Sender) hashAt(mark protocol.Mark) protocol.Hash {
-	batch, err := s.source.Read(protocol.Position{Epoch: mark.Epoch, Seq: mark.Through}, 1, 1)
-	if err != nil || len(batch.Records) == 0 {
-		return mark.Hash
+	at := protocol.Position{Epoch: mark.Epoch, Seq: mark.Through}
+	if b, err := s.source.Read(at, 1, 1); err == nil && b.Skip == nil && len(b.Records) > 0 {
+		return b.Records[0].Hash(b.Prev)
 	}
-	return batch.Records[0].Hash(batch.Prev)
+	at.Seq++
+	if b, err := s.source.Read(at, 1, 1); err == nil && b.Skip == nil && len(b.Records) > 0 {
+		return b.Prev
+	}
+	return mark.Hash
 }
