@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -26,7 +27,7 @@ var (
 	ErrClosed   = errors.New("journal is closed")
 	ErrConflict = errors.New("another content is known under this key")
 	ErrTooBig   = errors.New("record is too big")
-	ErrFull     = errors.New("disk is nearly full")
+	ErrFull     = link.ErrFull
 	ErrFork     = link.ErrFork
 	ErrGone     = errors.New("records are no longer held")
 	errLocked   = errors.New("another process has it open")
@@ -67,6 +68,8 @@ type Journal struct {
 	lock     io.Closer
 	db       *index
 	datasync func(File) error // File.Datasync; tests let it fail
+
+	refused atomic.Bool // the disk has refused the newest group
 
 	queue   queue
 	groups  chan *group   // committer to indexer, in order

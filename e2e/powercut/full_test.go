@@ -65,7 +65,7 @@ func TestAFullDiskStillDelivers(t *testing.T) {
 	r.resumed()
 	stop()
 	r.prove()
-	for until := time.Now().Add(30 * time.Second); r.status().StoreSettings.Name != "Moved"; wait(50 * time.Millisecond) {
+	for until := time.Now().Add(90 * time.Second); r.status().StoreSettings.Name != "Moved"; wait(50 * time.Millisecond) { // feeds are asked once a minute
 		if time.Now().After(until) {
 			t.Fatal("the settings that came while the disk was full are not taken when there is room")
 		}
@@ -196,6 +196,10 @@ func TestOnAReadOnlyDiskTheAgentEndsWhenItIsTold(t *testing.T) {
 	stop()
 	if err := r.store.Agent.Stop(); err != nil && strings.Contains(err.Error(), "still running") { // how it ends is another matter
 		t.Error(err)
+	}
+	r.disk.repair()
+	if !r.starts() {
+		t.Errorf("the agent does not start on the repaired disk; its log ends:\n%s", tail(r.logged()))
 	}
 }
 

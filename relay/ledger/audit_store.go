@@ -163,7 +163,7 @@ func (s *storeAudit) stream(ctx context.Context, st *stream) error {
 		s.find(name, epoch, *w)
 	}
 	if epoch == asideEpoch(protocol.Origin{Chain: s.chain, Store: s.store, Agent: name}) {
-		return nil // the ledger's own: a seal in it is one that came beside its stream
+		return nil // the ledger's own: a seal that stands there sealed another
 	}
 	for _, g := range s.gaps[st.key] {
 		if g.first == 1 && g.moved() {

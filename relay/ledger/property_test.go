@@ -409,6 +409,7 @@ func property(t *testing.T, run func(w *draw, s *subject, disks []*disk), calm b
 			}
 		})
 		checkHashes(t, url)
+		auditUntouched(t, s.Ledger, url)
 	})
 }
 
@@ -539,4 +540,5 @@ func TestARestoredLedgerComesToTheSameState(t *testing.T) {
 		}
 	})
 	checkHashes(t, s.url)
+	auditUntouched(t, s.Ledger, s.url)
 }
