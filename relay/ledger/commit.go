@@ -186,6 +186,9 @@ func (g *group) advance(ctx context.Context, t tx, j *job, s *stream, fresh []*i
 		if err := g.skip(ctx, t, j, s); err != nil {
 			return false, err
 		}
+		if j.raw != nil {
+			g.quarantineRaw(j)
+		}
 	}
 	for _, it := range fresh {
 		s.append(it)
