@@ -95,7 +95,7 @@ func drain(ctx context.Context, cfg Config, o Options, dir string, dial func(con
 	ctx, cancel := context.WithCancel(ctx)
 	ran := make(chan error, 1)
 	go func() { ran <- j.Run(ctx) }()
-	sender := link.NewSender(former{j, of}, j, nil, link.Options{Version: o.Version}, rand.New(rand.NewPCG(rand.Uint64(), rand.Uint64())))
+	sender := link.NewSender(Former(j, of), j, nil, link.Options{Version: o.Version}, rand.New(rand.NewPCG(rand.Uint64(), rand.Uint64())))
 	kept := make(chan error, 1)
 	go func() { kept <- link.Keep(ctx, dial, cfg.Relays, sender, link.KeepOptions{Log: o.Log}) }()
 	err = untilDelivered(ctx, j, func(waiting int64) {
@@ -123,7 +123,10 @@ func untilDelivered(ctx context.Context, j *journal.Journal, tell func(waiting i
 	}
 }
 
-// former is another agent's journal as a Source: each batch says whose it is.
+// Former is the journal of another agent, of, as a Source for the agent that delivers it:
+// each batch says whose it is.
+func Former(j *journal.Journal, of protocol.Origin) link.Source { return former{j, of} }
+
 type former struct {
 	*journal.Journal
 	of protocol.Origin
