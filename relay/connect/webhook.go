@@ -62,23 +62,26 @@ type webhook struct {
 	multiplexed atomic.Bool
 }
 
-func newWebhook(chain string, c Config, timeout time.Duration, now func() time.Time) (*webhook, error) {
+func newWebhook(o Options, c Config) (*webhook, error) {
 	signer, err := webhooks.NewWebhook(c.Secret)
 	if err != nil {
 		return nil, errors.New("the secret is not base64") // the library's error repeats part of it
 	}
+	if o.Transport == nil {
+		o.Transport = &http.Transport{
+			Proxy:                  http.ProxyFromEnvironment,
+			DialContext:            (&net.Dialer{Timeout: o.Timeout}).DialContext,
+			TLSClientConfig:        &tls.Config{MinVersion: tls.VersionTLS12, ClientSessionCache: tls.NewLRUClientSessionCache(8)},
+			MaxIdleConns:           2,
+			IdleConnTimeout:        90 * time.Second,
+			MaxResponseHeaderBytes: maxAnswer,
+			ForceAttemptHTTP2:      true,
+		}
+	}
 	return &webhook{
-		chain: chain, url: c.URL, signer: signer, timeout: timeout, now: now,
+		chain: o.Chain, url: c.URL, signer: signer, timeout: o.Timeout, now: o.Now,
 		client: &http.Client{
-			Transport: &http.Transport{
-				Proxy:                  http.ProxyFromEnvironment,
-				DialContext:            (&net.Dialer{Timeout: timeout}).DialContext,
-				TLSClientConfig:        &tls.Config{MinVersion: tls.VersionTLS12, ClientSessionCache: tls.NewLRUClientSessionCache(8)},
-				MaxIdleConns:           2,
-				IdleConnTimeout:        90 * time.Second,
-				MaxResponseHeaderBytes: maxAnswer,
-				ForceAttemptHTTP2:      true,
-			},
+			Transport:     o.Transport,
 			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 		},
 	}, nil
