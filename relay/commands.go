@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"flag"
@@ -146,6 +147,9 @@ func issue(ctx context.Context, args []string) error {
 	if err != nil {
 		return fmt.Errorf("%w (`storelay-relay ca init` makes one)", err)
 	}
+	if denied, err := ca.Denied(cfg.CA).Has(*origin); err != nil || denied {
+		return cmp.Or(err, fmt.Errorf("%s is revoked (issue a certificate for a new agent id)", origin))
+	}
 	cert, key, err := authority.IssueAgent(*origin, time.Duration(*days)*24*time.Hour, nil)
 	if err != nil {
 		return err
@@ -169,24 +173,6 @@ func issue(ctx context.Context, args []string) error {
 		}
 	}
 	fmt.Printf("%s may connect; copy %s to its PC and delete it here\n", origin, *out)
-	return nil
-}
-
-func revoke(ctx context.Context, args []string) error {
-	set, file := flags("revoke")
-	origin := agentFlags(set)
-	_, led, err := open(ctx, set, file, args)
-	if err != nil {
-		return err
-	}
-	defer led.Close()
-	if err := checkOrigin(origin); err != nil {
-		return err
-	}
-	if err := led.SetAgentState(ctx, *origin, ledger.AgentRevoked); err != nil {
-		return err
-	}
-	fmt.Println(origin, "is let in no more; a live connection ends within seconds")
 	return nil
 }
 

@@ -31,10 +31,14 @@ func commands() []command {
 		{"check", "read the configuration and say all that is wrong with it", check},
 		{"ca", "init: make the certificate authority that agents trust", authority},
 		{"issue", "write the identity folder of one agent", issue},
+		{"agent", "list the agents of a chain, let one retire, or let it be active again", agents},
 		{"revoke", "let an agent in no more", revoke},
+		{"alarms", "list what a person must look at: lost records, cloned disks, wrong clocks", alarms},
 		{"token", "create, list or delete tokens for the API", token},
 		{"store", "set or list the stores of a chain", store},
 		{"quarantine", "list what could not be applied, or try one again", quarantine},
+		{"backup", "write the whole ledger to a file, also while the relay serves", backup},
+		{"restore", "put a backup in the place of the ledger, or say that the database was restored by its own tools", restore},
 		{"version", "print the version", func(context.Context, []string) error { fmt.Println(version); return nil }},
 	}
 }

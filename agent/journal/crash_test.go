@@ -25,6 +25,13 @@ func TestMain(m *testing.M) {
 		fmt.Println("child:", appendForEver(dir))
 		os.Exit(1)
 	}
+	if is, err := child(); is {
+		if err != nil {
+			fmt.Fprintln(os.Stderr, "child:", err)
+			os.Exit(1)
+		}
+		return
+	}
 	os.Exit(m.Run())
 }
 

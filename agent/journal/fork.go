@@ -327,11 +327,11 @@ func (j *Journal) ours(mark protocol.Mark) (bool, error) {
 	if mark.Through == 0 {
 		return true, nil
 	}
-	s, err := j.at(protocol.Position{Epoch: mark.Epoch, Seq: mark.Through})
+	hash, err := j.hashAt(protocol.Position{Epoch: mark.Epoch, Seq: mark.Through})
 	if errors.Is(err, ErrGone) {
 		return true, nil
 	}
-	return err == nil && s.rec.Hash(s.prev) == mark.Hash, err
+	return hash == mark.Hash, err
 }
 
 // rewound moves memory to a rewind. It needs mu.

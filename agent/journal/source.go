@@ -147,7 +147,7 @@ func (j *Journal) skip(e *epoch, from protocol.Position, visible uint64) (protoc
 	if len(j.segs) == 0 || e.ord < j.segs[0].epoch || e.ord == j.segs[0].epoch && from.Seq < j.segs[0].first {
 		skip.Reason = protocol.SkipTrimmed
 	}
-	if skip.From == 1 && e.id != "" {
+	if skip.From == 1 && (e.before != nil || e.fork != nil || e.ord == 1) {
 		seal := j.sealOf(e)
 		seal.BootID, seal.Versions = "", nil // of that time, and not known any more
 		skip.Seal = &seal
@@ -209,6 +209,29 @@ func (j *Journal) readSegments(ord, seq uint64, visit func(*stored) error) error
 	return nil
 }
 
+// hashAt is the hash of a record, from itself or from what follows it; ErrGone when neither
+// is held.
+func (j *Journal) hashAt(p protocol.Position) (protocol.Hash, error) {
+	j.mu.Lock()
+	_, e := j.epochOf(p.Epoch)
+	if e != nil && e.last == p.Seq {
+		defer j.mu.Unlock()
+		return e.hash, nil
+	}
+	j.mu.Unlock()
+	s, err := j.at(p)
+	if err == nil {
+		return s.rec.Hash(s.prev), nil
+	}
+	if errors.Is(err, ErrGone) {
+		p.Seq++
+		if s, err = j.at(p); err == nil {
+			return s.prev, nil
+		}
+	}
+	return protocol.Hash{}, err
+}
+
 // at reads one record; ErrGone when it is not held.
 func (j *Journal) at(p protocol.Position) (*stored, error) {
 	j.mu.Lock()
@@ -256,9 +279,9 @@ func (j *Journal) Acked(mark protocol.Mark, incarnation int64) error {
 	acked := e.acked
 	j.mu.Unlock()
 	if !known {
-		s, err := j.at(protocol.Position{Epoch: mark.Epoch, Seq: mark.Through})
+		hash, err := j.hashAt(protocol.Position{Epoch: mark.Epoch, Seq: mark.Through})
 		switch {
-		case err == nil && s.rec.Hash(s.prev) != mark.Hash:
+		case err == nil && hash != mark.Hash:
 			return fmt.Errorf("ack %s/%d: %w", mark.Epoch, mark.Through, ErrFork)
 		case errors.Is(err, ErrGone) && mark.Through <= acked: // old, and dropped since
 			return nil

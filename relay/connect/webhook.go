@@ -87,14 +87,18 @@ func newWebhook(o Options, c Config) (*webhook, error) {
 	}, nil
 }
 
-// messageID is the record's idempotency key: it depends on where the agent put the record
-// and on nothing that a retry, another relay or a restored ledger would change.
+// messageID is the record's idempotency key: it depends on where the agent accepted the record
+// first and on nothing that a retry, a fork, another relay or a restored ledger would change.
 func messageID(chain string, r *ledger.StoredRecord) string {
+	epoch, seq := r.Epoch, r.Seq
+	if r.Was != nil {
+		epoch, seq = r.Was.Epoch, r.Was.Seq
+	}
 	var key []byte
-	for _, s := range []string{chain, r.Agent, string(r.Epoch)} {
+	for _, s := range []string{chain, r.Agent, string(epoch)} {
 		key = append(binary.BigEndian.AppendUint32(key, uint32(len(s))), s...)
 	}
-	sum := sha256.Sum256(binary.BigEndian.AppendUint64(key, r.Seq))
+	sum := sha256.Sum256(binary.BigEndian.AppendUint64(key, seq))
 	return "msg_" + hex.EncodeToString(sum[:16])
 }
 

@@ -5,7 +5,19 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/storelay/storelay/protocol"
+	"github.com/storelay/storelay/relay/ledger"
 )
+
+// A receiver knows a record again that an agent appended to a later epoch.
+func TestAForkKeepsTheIDOfAMessage(t *testing.T) {
+	first := ledger.StoredRecord{Pos: 7, Agent: "pc", Epoch: protocol.Epoch(strings.Repeat("1", 32)), Seq: 5}
+	again := ledger.StoredRecord{Pos: 9, Agent: "pc", Epoch: protocol.Epoch(strings.Repeat("2", 32)), Seq: 3, Was: &protocol.Was{Epoch: first.Epoch, Seq: 5}}
+	if a, b := messageID("demo", &first), messageID("demo", &again); a != b {
+		t.Errorf("ids %s and %s, want one", a, b)
+	}
+}
 
 func TestBackoffDoublesUpToItsBoundWithJitter(t *testing.T) {
 	most, least := func() float64 { return 0 }, func() float64 { return 0.999999 }

@@ -4,6 +4,7 @@
 package core
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"crypto/x509"
@@ -43,6 +44,7 @@ type Relay struct {
 	cfg      Config
 	log      *slog.Logger
 	ledger   *ledger.Ledger
+	denied   *ca.DenyList
 	broker   *broker.Broker
 	runners  []*connect.Runner
 	handler  http.Handler
@@ -58,11 +60,15 @@ func New(ctx context.Context, cfg Config, o Options) (*Relay, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%w (`storelay-relay ca init` makes one)", err)
 	}
+	denied := ca.Denied(cfg.CA)
+	if _, err := denied.All(); err != nil {
+		return nil, err
+	}
 	led, err := ledger.Open(ctx, cfg.Database, ledger.Options{Log: o.Log})
 	if err != nil {
 		return nil, err
 	}
-	r := &Relay{cfg: cfg, log: o.Log, ledger: led}
+	r := &Relay{cfg: cfg, log: o.Log, ledger: led, denied: denied}
 	if err := r.wire(authority, o.Version); err != nil {
 		return nil, errors.Join(err, led.Close())
 	}
@@ -116,8 +122,11 @@ func (r *Relay) wire(authority *ca.CA, version string) error {
 
 // allow is the broker's question whether an agent may be connected. An agent that the ledger
 // does not know has a valid certificate of ours: its row was lost in a restore, and the
-// ledger makes it again.
+// ledger makes it again; the deny list is apart from the ledger and knows who was revoked.
 func (r *Relay) allow(ctx context.Context, from protocol.Origin, _ *x509.Certificate) error {
+	if denied, err := r.denied.Has(from); err != nil || denied {
+		return cmp.Or(err, errors.New("the agent is revoked"))
+	}
 	state, err := r.ledger.AgentState(ctx, from)
 	if errors.Is(err, ledger.ErrNotFound) {
 		return nil

@@ -44,7 +44,8 @@ func (l *Ledger) RegisterAgent(ctx context.Context, o protocol.Origin) error {
 	return nil
 }
 
-// SetAgentState makes an agent active, retiring or revoked; ErrNotFound without a row.
+// SetAgentState makes an agent active, retiring or revoked; ErrNotFound without a row. A
+// revoked agent stays revoked (ErrRevoked): it goes on under a new id.
 func (l *Ledger) SetAgentState(ctx context.Context, o protocol.Origin, state string) error {
 	switch state {
 	case AgentActive, AgentRetiring, AgentRevoked:
@@ -55,17 +56,35 @@ func (l *Ledger) SetAgentState(ctx context.Context, o protocol.Origin, state str
 	if err != nil {
 		return fmt.Errorf("agent %s: %w", o, err)
 	}
-	found := false
+	var is string
 	err = l.exec(ctx, statement{
-		text: "UPDATE agents SET state = $4 WHERE chain = $1 AND store = $2 AND agent = $3 RETURNING 1",
-		args: []any{id, o.Store, o.Agent, state},
-		scan: func(scanner) error { found = true; return nil },
+		text: "UPDATE agents SET state = CASE WHEN state = $5 THEN state ELSE $4 END WHERE chain = $1 AND store = $2 AND agent = $3 RETURNING state",
+		args: []any{id, o.Store, o.Agent, state, AgentRevoked},
+		scan: func(row scanner) error { return row.Scan(&is) },
 	})
-	if err == nil && !found {
+	switch {
+	case err != nil:
+	case is == "":
 		err = ErrNotFound
+	case is != state:
+		err = ErrRevoked
 	}
 	if err != nil {
 		return fmt.Errorf("agent %s: %w", o, err)
+	}
+	return nil
+}
+
+// Revoke revokes agents, also those that have no row: a ledger that was restored may not
+// know them.
+func (l *Ledger) Revoke(ctx context.Context, agents ...protocol.Origin) error {
+	for _, o := range agents {
+		if err := l.RegisterAgent(ctx, o); err != nil && !errors.Is(err, ErrExists) {
+			return fmt.Errorf("revoke: %w", err)
+		}
+		if err := l.SetAgentState(ctx, o, AgentRevoked); err != nil {
+			return fmt.Errorf("revoke: %w", err)
+		}
 	}
 	return nil
 }
@@ -89,19 +108,20 @@ func (l *Ledger) AgentState(ctx context.Context, o protocol.Origin) (string, err
 
 // Agents lists the chain's agents by store and name. LastSeen is the newest hello or commit.
 func (l *Ledger) Agents(ctx context.Context, chain string) ([]AgentRow, error) {
-	return list(ctx, l, chain, "agents", `SELECT a.store, a.agent, a.state, a.version,
+	return list(ctx, l, chain, "agents", `SELECT a.store, a.agent, a.state, a.version, a.skew,
 			CASE WHEN coalesce(max(s.at), 0) > a.last_seen THEN max(s.at) ELSE a.last_seen END
 		FROM agents a LEFT JOIN streams s ON s.chain = a.chain AND s.store = a.store AND s.agent = a.agent
-		WHERE a.chain = $1 GROUP BY a.store, a.agent, a.state, a.version, a.last_seen ORDER BY a.store, a.agent`, nil,
+		WHERE a.chain = $1 GROUP BY a.store, a.agent, a.state, a.version, a.skew, a.last_seen ORDER BY a.store, a.agent`, nil,
 		func(row scanner, a *AgentRow) error {
 			var seen int64
-			err := row.Scan(&a.Store, &a.Agent, &a.State, &a.Version, &seen)
+			err := row.Scan(&a.Store, &a.Agent, &a.State, &a.Version, &a.Skew, &seen)
 			a.LastSeen = micros(seen)
 			return err
 		})
 }
 
-// The kinds of alarms: a cloned or rolled-back disk, or an agent nobody registered.
+// The kinds of alarms: a cloned or rolled-back disk, records that are lost, an agent nobody
+// registered, a clock that is wrong.
 const (
 	AlarmFork         = "fork"         // one position with two contents, or a seal that says so
 	AlarmSecondFirst  = "secondFirst"  // a second epoch says that it is the first
@@ -110,6 +130,8 @@ const (
 	AlarmSealedTwice  = "sealedTwice"  // two epochs follow one
 	AlarmBeyondSeal   = "beyondSeal"   // records behind a seal
 	AlarmUnknownAgent = "unknownAgent" // a valid certificate without a row
+	AlarmHole         = "hole"         // records that were accepted are lost
+	AlarmClock        = "clock"        // the PC's clock is far from the relay's
 )
 
 // An Alarm is something about an agent that a person must look at. All its records are

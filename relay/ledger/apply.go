@@ -3,21 +3,24 @@ package ledger
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"fmt"
 
 	"github.com/storelay/storelay/protocol"
+	"github.com/storelay/storelay/protocol/mutant"
 )
 
 // apply gives a record its position and adds what it says to the projections; or notes why
 // it is only acknowledged: a duplicate, or quarantined.
 func (g *group) apply(ctx context.Context, t tx, from protocol.Origin, s *stream, it *item) error {
 	if it.cause != "" {
-		g.quarantine(from, s, it, it.cause, it.reason)
+		g.quarantine(from, s.key, s.id, it, it.cause, it.reason)
 		return nil
 	}
 	r := it.record
 	first := resentKey{s.key, r.Seq, protocol.Hash{}}
-	if r.Was != nil {
+	var was []byte
+	if r.Was != nil && !mutant.On(mutant.ForgetWas) {
 		first = resentKey{streamKey{s.key.store, s.key.agent, r.Was.Epoch}, r.Was.Seq, r.Was.SHA256}
 		twin, err := g.stands(ctx, t, first, s.key)
 		if err != nil {
@@ -29,19 +32,25 @@ func (g *group) apply(ctx context.Context, t tx, from protocol.Origin, s *stream
 		}
 		g.changes.resent.add(g.id, first.store, first.agent, string(first.epoch), int64(first.seq), bytes.Clone(first.sha256[:]))
 		g.resent[first] = true
-	} else if len(g.resent) > 0 {
+	} else if len(g.resent) > 0 && !mutant.On(mutant.ForgetWas) {
 		first.sha256 = r.ContentHash()
 		if g.resent[first] {
 			g.duplicate(s, it, "came before in a later epoch")
 			return nil
 		}
 	}
+	if r.Was != nil {
+		var err error
+		if was, err = json.Marshal(r.Was); err != nil {
+			return err
+		}
+	}
 	if it.sale != nil {
-		g.applySale(from, s, it)
+		g.applySale(from, s, it, was)
 		return nil
 	}
 	g.head++
-	g.changes.records.add(g.id, g.head, s.id, int64(r.Seq), from.Store, string(r.Kind), r.At, r.Mono, it.day, g.at0, it.hash[:], nullable(r.Key), r.Body)
+	g.changes.records.add(g.id, g.head, s.id, int64(r.Seq), from.Store, string(r.Kind), r.At, r.Mono, it.day, g.at0, it.hash[:], nullable(r.Key), r.Body, nullable(was))
 	g.span(from.Store, it.day)
 	switch {
 	case it.footfall != nil:
@@ -53,6 +62,12 @@ func (g *group) apply(ctx context.Context, t tx, from protocol.Origin, s *stream
 		}
 	case it.device != nil:
 		g.devices[deviceKey{from.Store, it.device.Device}] = it.device
+	case it.mark != nil:
+		m := it.mark
+		g.marks.add(g.id, from.Store, m.Day.String(), from.Agent, string(s.key.epoch), int64(r.Seq), string(m.Head.Epoch), int64(m.Head.Through), m.Head.Hash[:],
+			m.Certificate[:], append([]byte{}, m.Signature...))
+	case it.loss != nil:
+		return g.lose(ctx, t, from, *it.loss)
 	}
 	return nil
 }
@@ -64,24 +79,27 @@ func (g *group) stands(ctx context.Context, t tx, first resentKey, own streamKey
 		return true, nil
 	}
 	s := g.streams[first.streamKey]
-	if s == nil || s.through < first.seq || (s.id == 0 && len(s.items) == 0) || s.key == own {
+	if s == nil || s.through < first.seq || s.key == own {
 		return false, nil
 	}
-	_, r, err := g.at(ctx, t, s, first.seq)
-	if err != nil {
+	p, err := g.at(ctx, t, s, first.seq)
+	if err != nil || p.hole {
 		return false, err
 	}
 	// A nil record is a duplicate of one that stands.
-	return r == nil || r.ContentHash() == first.sha256, nil
+	return p.record == nil || p.record.ContentHash() == first.sha256, nil
 }
 
-func (g *group) applySale(from protocol.Origin, s *stream, it *item) {
+func (g *group) applySale(from protocol.Origin, s *stream, it *item, was []byte) {
 	r, sale := it.record, it.sale
 	if k := g.sales[sale.key]; k != nil {
 		if bytes.Equal(k.body, r.Body) {
+			if mutant.On(mutant.FoldTwice) && sale.share != nil {
+				g.sums.transaction(sale.key, sale.share, 1, g.head)
+			}
 			g.duplicate(s, it, fmt.Sprintf("transaction %s is at position %d", sale.key, k.pos))
 		} else {
-			g.quarantine(from, s, it, causeBusiness, fmt.Sprintf("sequenceNumber: transaction %s is at position %d with other content", sale.key, k.pos))
+			g.quarantine(from, s.key, s.id, it, causeBusiness, fmt.Sprintf("sequenceNumber: transaction %s is at position %d with other content", sale.key, k.pos))
 		}
 		return
 	}
@@ -95,7 +113,7 @@ func (g *group) applySale(from protocol.Origin, s *stream, it *item) {
 	if k.voided {
 		voided, times = 1, 0
 	}
-	g.changes.sales.add(g.id, g.head, s.id, int64(r.Seq), from.Store, string(r.Kind), r.At, r.Mono, it.day, g.at0, it.hash[:], nullable(r.Key), r.Body,
+	g.changes.sales.add(g.id, g.head, s.id, int64(r.Seq), from.Store, string(r.Kind), r.At, r.Mono, it.day, g.at0, it.hash[:], nullable(r.Key), r.Body, nullable(was),
 		sale.key.day, string(sale.kind), n.last, voided)
 	g.changes.keys.add(g.id, sale.key.store, sale.key.day, sale.key.workstation, sale.key.sequence, g.head)
 	g.span(from.Store, it.day)
@@ -135,14 +153,19 @@ func (g *group) void(victim saleKey) {
 	}
 }
 
+// duplicate notes a record that is only acknowledged. Its content is kept, as a part of the
+// stream's hashes, without its key: that is beside the record that stands.
 func (g *group) duplicate(s *stream, it *item, reason string) {
-	g.changes.duplicates.add(g.id, s.id, int64(it.record.Seq), it.hash[:], reason)
+	r := *it.record
+	r.Key = nil
+	g.changes.duplicates.add(g.id, s.id, int64(r.Seq), it.hash[:], reason, r.AppendJSON(nil))
 }
 
-func (g *group) quarantine(from protocol.Origin, s *stream, it *item, cause, reason string) {
+// quarantine keeps a record that is not applied; stream 0 says that no stream moved over it.
+func (g *group) quarantine(whose protocol.Origin, key streamKey, stream int64, it *item, cause, reason string) {
 	r := it.record
 	g.lastQuarantined++
-	g.changes.quarantined.add(g.id, g.lastQuarantined, s.id, int64(r.Seq), from.Store, from.Agent, string(s.key.epoch),
+	g.changes.quarantined.add(g.id, g.lastQuarantined, stream, int64(r.Seq), whose.Store, whose.Agent, string(key.epoch),
 		storable(string(r.Kind)), it.day, cause, storable(reason), g.at0, it.hash[:], r.AppendJSON(nil))
 }
 
@@ -152,26 +175,10 @@ func (g *group) quarantineRaw(j *job) {
 	if !j.epoch.Valid() || int64(j.first) <= 0 {
 		return
 	}
+	whose := j.whose()
 	g.lastQuarantined++
-	g.changes.quarantined.add(g.id, g.lastQuarantined, int64(0), int64(j.first), j.from.Store, j.from.Agent, string(j.epoch),
+	g.changes.quarantined.add(g.id, g.lastQuarantined, int64(0), int64(j.first), whose.Store, whose.Agent, string(j.epoch),
 		"", "", causeRaw, storable(j.refuse), g.at0, []byte{}, j.raw)
-}
-
-// applyAgain applies a quarantined record, whose stream has moved over it already.
-func (g *group) applyAgain(ctx context.Context, t tx, j *job) error {
-	it, s := j.items[0], g.stream(j.from, j.epoch)
-	if s.id == 0 {
-		return errNoRecord
-	}
-	before := g.lastQuarantined
-	if err := g.apply(ctx, t, j.from, s, it); err != nil {
-		return err
-	}
-	if g.lastQuarantined != before {
-		values := g.changes.quarantined.values
-		return protocol.Faults{{Problem: values[len(values)-4].(string)}}
-	}
-	return t.run(ctx, false, statement{text: "DELETE FROM quarantined WHERE chain = $1 AND id = $2", args: []any{g.id, j.again.ID}})
 }
 
 // nullable keeps nil nil when it becomes an argument.

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/storelay/storelay/protocol"
+	"github.com/storelay/storelay/protocol/mutant"
 )
 
 // commitTime bounds one transaction, waiting for another relay's lock included.
@@ -20,6 +21,12 @@ func (l *Ledger) Commit(ctx context.Context, from protocol.Origin, batch protoco
 		return protocol.Answer{}, fmt.Errorf("commit: %w", err)
 	}
 	j := newJob(from, &batch)
+	if l.inline {
+		if err := l.commit(ctx, from.Chain, []*job{j}); err != nil {
+			return protocol.Answer{}, err
+		}
+		return j.answer, nil
+	}
 	if err := l.queue.put(j); err != nil {
 		return protocol.Answer{}, fmt.Errorf("commit: %w", err)
 	}
@@ -69,18 +76,15 @@ func (l *Ledger) commitOrSplit(ctx context.Context, chain string, id int64, jobs
 		return l.commitOrSplit(ctx, chain, id, jobs[n/2:])
 	}
 	j := jobs[0]
-	if n := len(j.items); n > 1 {
-		head, tail := *j, *j
-		head.items, tail.items = j.items[:n/2], j.items[n/2:]
-		tail.first, tail.prev = j.first+uint64(n/2), j.items[n/2-1].hash
-		if err := l.commitOrSplit(ctx, chain, id, []*job{&head}); err != nil {
+	if head, tail, ok := j.halves(); ok {
+		if err := l.commitOrSplit(ctx, chain, id, []*job{head}); err != nil {
 			return err
 		}
 		j.answer = head.answer
 		if head.answer.Verdict != protocol.VerdictAck {
 			return nil
 		}
-		if err := l.commitOrSplit(ctx, chain, id, []*job{&tail}); err != nil {
+		if err := l.commitOrSplit(ctx, chain, id, []*job{tail}); err != nil {
 			return err
 		}
 		j.answer = tail.answer
@@ -96,6 +100,9 @@ func (l *Ledger) commitOrSplit(ctx context.Context, chain string, id int64, jobs
 
 // transact is one try at a transaction.
 func (l *Ledger) transact(ctx context.Context, chain string, id int64, jobs []*job) error {
+	if err := l.step(StepBegin); err != nil {
+		return err
+	}
 	g := newGroup(chain, id, jobs, l.now())
 	err := l.db.within(ctx, func(t tx) error {
 		if err := g.lock(ctx, t, l.db.lock()); err != nil {
@@ -106,8 +113,14 @@ func (l *Ledger) transact(ctx context.Context, chain string, id int64, jobs []*j
 				return err
 			}
 		}
-		return g.write(ctx, t)
+		return g.write(ctx, t, l.fail)
 	})
+	if err == nil {
+		err = l.step(StepCommitted)
+	}
+	if err != nil && mutant.On(mutant.AckBeforeCommit) && !l.db.dataError(err) && jobs[0].answer.Verdict != "" {
+		err = nil
+	}
 	if err != nil {
 		return err
 	}
@@ -117,11 +130,10 @@ func (l *Ledger) transact(ctx context.Context, chain string, id int64, jobs []*j
 
 // decide answers one batch, and applies what is new in it.
 func (g *group) decide(ctx context.Context, t tx, j *job) error {
-	agent := g.agents[agentKey{j.from.Store, j.from.Agent}]
 	if j.again != nil {
 		return g.applyAgain(ctx, t, j)
 	}
-	if agent.state == AgentRevoked {
+	if g.agents[agentKey{j.from.Store, j.from.Agent}].state == AgentRevoked {
 		j.answer = g.refused(j, "agent "+j.from.String()+" is revoked")
 		return nil
 	}
@@ -132,61 +144,110 @@ func (g *group) decide(ctx context.Context, t tx, j *job) error {
 		j.answer = g.refused(j, j.refuse)
 		return nil
 	}
+	if j.of != nil {
+		return g.aside(ctx, t, j)
+	}
 	s := g.stream(j.from, j.epoch)
-	known := 0 // how many records at the head of the batch are there already
-	switch last := j.last(); {
-	case j.first > s.through+1:
+	if j.first > s.through+1 {
 		j.answer = g.answer(protocol.VerdictGap, s)
 		return nil
-	case j.first == s.through+1:
-		if j.prev != s.hash {
-			g.fork(j, s)
-			return nil
-		}
-	case last < s.through:
-		hash, _, err := g.at(ctx, t, s, last)
-		if err != nil {
+	}
+	known, equal, err := g.compare(ctx, t, j, s)
+	if err != nil {
+		return err
+	}
+	if !equal {
+		g.fork(j, s)
+		return nil
+	}
+	if j.last() > s.through {
+		if waits, err := g.advance(ctx, t, j, s, j.items[known:]); err != nil || waits {
 			return err
 		}
-		if hash != j.items[len(j.items)-1].hash {
-			g.fork(j, s)
-			return nil
-		}
-		known = len(j.items)
-	default:
-		known = int(s.through - j.first + 1)
-		if j.items[known-1].hash != s.hash {
-			g.fork(j, s)
-			return nil
-		}
-	}
-	fresh := j.items[known:]
-	if len(fresh) > 0 {
-		if s.through == 0 {
-			if waits, err := g.unseal(ctx, t, j); err != nil || waits {
-				return err
-			}
-		}
-		if s.sealed >= 0 && int64(j.last()) > s.sealed {
-			g.alarm(j.from, AlarmBeyondSeal, fmt.Sprintf("epoch %s goes on behind its seal at %d", s.key.epoch, s.sealed))
-		}
-		if s.id == 0 {
-			g.lastStream++
-			s.id = g.lastStream
-		}
-		agent.streams = true
-		for _, it := range fresh {
-			s.items = append(s.items, it)
-			s.through++
-			s.hash = it.hash
-			if err := g.apply(ctx, t, j.from, s, it); err != nil {
-				return err
-			}
-		}
-		s.moved = true
 	}
 	j.answer = g.answer(protocol.VerdictAck, s)
 	return nil
+}
+
+// advance moves a stream over what is new in a batch: the rest of its skip, and records. When
+// the epoch may not begin yet, the batch is answered and nothing moves.
+func (g *group) advance(ctx context.Context, t tx, j *job, s *stream, fresh []*item) (waits bool, err error) {
+	if s.through == 0 && j.seal != nil {
+		if waits, err := g.unseal(ctx, t, j); err != nil || waits {
+			return waits, err
+		}
+	}
+	if s.sealed >= 0 && int64(j.last()) > s.sealed {
+		g.alarm(j.from, AlarmBeyondSeal, fmt.Sprintf("epoch %s goes on behind its seal at %d", s.key.epoch, s.sealed))
+	}
+	g.agents[agentKey{j.from.Store, j.from.Agent}].streams = true
+	g.found(s)
+	if j.skip != nil && j.skip.To > s.through {
+		if err := g.skip(ctx, t, j, s); err != nil {
+			return false, err
+		}
+	}
+	for _, it := range fresh {
+		s.append(it)
+		if err := g.apply(ctx, t, j.from, s, it); err != nil {
+			return false, err
+		}
+	}
+	return false, nil
+}
+
+// compare says how many records at the head of a batch, which begins at or before the end of
+// its stream, the ledger has already; and whether what both have is equal.
+func (g *group) compare(ctx context.Context, t tx, j *job, s *stream) (known int, equal bool, err error) {
+	before, hash := j.begin()-1, j.prev // of the record before the first item
+	if j.skip != nil {
+		if j.skip.To > s.through { // nothing behind the skip is known; the hash before it may not be known to the agent
+			there, err := g.hashAt(ctx, t, s, j.first-1)
+			return 0, hash == there || hash == (protocol.Hash{}) || there == (protocol.Hash{}), err
+		}
+		hash = j.skip.Hash
+	}
+	last := min(j.last(), s.through)
+	known = int(last - before)
+	if mutant.On(mutant.DedupeOnSeq) {
+		return known, true, nil
+	}
+	var holes []hole
+	if known > 0 {
+		if holes, err = g.holesIn(ctx, t, s, before, last); err != nil {
+			return 0, false, err
+		}
+	}
+	// Where the two are compared: at the last record that both have. Inside of a hole the ledger
+	// knows no hash, and what is before the hole says whether it is the same stream.
+	at, comparable := last, true
+	for _, h := range holes {
+		if h.first <= at && at < h.last {
+			at, comparable = h.first-1, h.first > before
+		}
+	}
+	if comparable {
+		if at > before {
+			hash = j.items[at-before-1].hash
+		}
+		there, err := g.hashAt(ctx, t, s, at)
+		if err != nil || hash != there {
+			return 0, false, err
+		}
+	}
+	// A hole is never filled: an ack was given for it, and what was read since has seen it. Whoever
+	// finds the records again appends them to a new epoch, with was: the ledger holds nothing at
+	// that position, so it applies them. Those that come late under their old numbers, from a line
+	// that was slow, are kept in quarantine, whence a person may let them be applied.
+	for _, h := range holes {
+		for seq := max(h.first, before+1); seq <= min(h.last, last); seq++ {
+			it := j.items[seq-before-1]
+			if !g.resent[resentKey{s.key, seq, it.record.ContentHash()}] { // it was applied so before
+				g.quarantine(j.from, s.key, 0, it, causeHole, "came after it was said to be lost")
+			}
+		}
+	}
+	return known, true, nil
 }
 
 // unseal looks at the seal that begins a new epoch. It answers the batch with a gap, and
@@ -194,13 +255,15 @@ func (g *group) decide(ctx context.Context, t tx, j *job) error {
 func (g *group) unseal(ctx context.Context, t tx, j *job) (waits bool, err error) {
 	before := j.seal.Before
 	if before == nil {
-		if g.agents[agentKey{j.from.Store, j.from.Agent}].streams && !j.seal.Forked {
+		if j.seal.Forked {
+			g.alarm(j.from, AlarmFork, fmt.Sprintf("epoch %s follows one that forked before anything of it was acknowledged", j.epoch))
+		} else if g.agents[agentKey{j.from.Store, j.from.Agent}].streams {
 			g.alarm(j.from, AlarmSecondFirst, fmt.Sprintf("epoch %s says that it is the agent's first", j.epoch))
 		}
 		return false, nil
 	}
 	p := g.stream(j.from, before.Epoch)
-	if p.through < before.Through {
+	if p.through < before.Through && !mutant.On(mutant.IgnoreSeal) {
 		if j.seal.Forked {
 			g.alarm(j.from, AlarmFork, fmt.Sprintf("epoch %s forked behind %d, of which %d have come", before.Epoch, before.Through, p.through))
 			return false, nil
@@ -208,14 +271,14 @@ func (g *group) unseal(ctx context.Context, t tx, j *job) (waits bool, err error
 		j.answer = g.answer(protocol.VerdictGap, p)
 		return true, nil
 	}
-	hash := p.hash
-	if before.Through < p.through {
-		if hash, _, err = g.at(ctx, t, p, before.Through); err != nil {
+	hash := before.Hash
+	if before.Through <= p.through {
+		if hash, err = g.hashAt(ctx, t, p, before.Through); err != nil {
 			return false, err
 		}
 	}
 	switch {
-	case hash != before.Hash:
+	case hash != before.Hash && hash != (protocol.Hash{}): // no hash is known inside of a hole
 		g.alarm(j.from, AlarmSealDiffers, fmt.Sprintf("epoch %s seals %s at %d with another hash", j.epoch, before.Epoch, before.Through))
 	case j.seal.Forked:
 		g.alarm(j.from, AlarmFork, fmt.Sprintf("epoch %s forked behind %d", before.Epoch, before.Through))
@@ -228,6 +291,20 @@ func (g *group) unseal(ctx context.Context, t tx, j *job) (waits bool, err error
 		p.sealed, p.moved = int64(before.Through), true
 	}
 	return false, nil
+}
+
+// steps at which Options.Fail is asked.
+const (
+	StepBegin     = "begin"         // before the transaction
+	StepWritten   = "before commit" // all is written, and lost with an error
+	StepCommitted = "after commit"  // all is stored; the caller of Commit gets the error
+)
+
+func (l *Ledger) step(name string) error {
+	if l.fail == nil {
+		return nil
+	}
+	return l.fail(name)
 }
 
 func (g *group) fork(j *job, s *stream) {

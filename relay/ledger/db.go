@@ -45,6 +45,10 @@ type database interface {
 	within(ctx context.Context, fn func(tx) error) error
 	// read gives the handle for queries outside of transactions.
 	read() querier
+	// snapshot gives a handle whose queries all see the same state, until done.
+	snapshot(ctx context.Context) (q querier, done func() error, err error)
+	// backup writes a copy of the database, as of one moment, to a file that is not there yet.
+	backup(ctx context.Context, path string) error
 	// dataError says whether err blames the rows, and not the database or the way to it.
 	dataError(err error) bool
 	// retry says whether the same transaction may well succeed when it is tried again.

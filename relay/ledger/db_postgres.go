@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"strings"
 	"sync"
+	"sync/atomic"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
@@ -20,6 +21,7 @@ type postgresDB struct {
 	readers *sql.DB       // over pool
 	commits *pgxpool.Pool // transactions
 	texts   sync.Map      // statement.text with its rows put in
+	follow  atomic.Pointer[func(context.Context, tx) error]
 }
 
 const postgresCommitters = 4
@@ -42,6 +44,12 @@ func openPostgres(ctx context.Context, url string) (*postgresDB, error) {
 	// expresses "off" as a high cost, which would make it compile each statement (jit).
 	for _, way := range []string{"enable_seqscan", "enable_hashjoin", "enable_mergejoin", "jit"} {
 		commits.ConnConfig.RuntimeParams[way] = "off"
+	}
+	commits.AfterConnect = func(ctx context.Context, conn *pgx.Conn) error {
+		if follow := db.follow.Load(); follow != nil {
+			return (*follow)(ctx, &postgresTx{db: db, conn: conn})
+		}
+		return nil
 	}
 	if db.commits, err = pgxpool.NewWithConfig(ctx, commits); err != nil {
 		db.pool.Close()
@@ -80,6 +88,18 @@ func (db *postgresDB) close() error {
 	db.commits.Close()
 	db.pool.Close()
 	return err
+}
+
+func (db *postgresDB) snapshot(ctx context.Context) (querier, func() error, error) {
+	t, err := db.readers.BeginTx(ctx, &sql.TxOptions{Isolation: sql.LevelRepeatableRead, ReadOnly: true})
+	if err != nil {
+		return nil, nil, err
+	}
+	return t, t.Rollback, nil
+}
+
+func (db *postgresDB) backup(context.Context, string) error {
+	return errors.New("PostgreSQL is backed up by its own tools: pg_basebackup with archived WAL, or pg_dump; after it was restored, storelay-relay restore -raise")
 }
 
 // dataError: class 22 is data exception, 23 integrity constraint violation, 54 program limit
@@ -124,7 +144,7 @@ func (t *postgresTx) run(ctx context.Context, last bool, statements ...statement
 	var batch pgx.Batch
 	queue := func(text string, args ...any) { batch.Queue(text, args...) }
 	if !t.begun {
-		queue("begin")
+		queue("begin isolation level read committed") // what is read under the chain's lock is what is there, whatever the role's default
 	}
 	for _, s := range statements {
 		if s.rows == nil {

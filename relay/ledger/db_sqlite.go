@@ -5,7 +5,9 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net/url"
+	"os"
 	"strings"
 
 	"modernc.org/sqlite"
@@ -14,48 +16,60 @@ import (
 
 // sqliteDB is one file: one connection writes, some read beside it (WAL).
 type sqliteDB struct {
+	path             string
+	hasty            bool     // the disk is not waited for
+	inUse            *os.File // says that the database is open
 	writers, readers *sql.DB
 	turn             chan struct{}        // whoever puts a value in owns conn and prepared until it takes it out
 	conn             *sql.Conn            // the one that writes
 	prepared         map[string]*sql.Stmt // on conn
 }
 
-func openSQLite(ctx context.Context, path string) (*sqliteDB, error) {
+// openSQLite opens the file; hasty does without waiting for the disk.
+func openSQLite(ctx context.Context, path string, hasty bool) (*sqliteDB, error) {
 	if path == "" {
 		return nil, errors.New("no path: want sqlite:/var/lib/storelay/relay.db")
 	}
-	dsn := func(pragmas ...string) string {
-		q := url.Values{"_pragma": append([]string{"busy_timeout(10000)", "synchronous(full)"}, pragmas...)}
-		return (&url.URL{Scheme: "file", Opaque: (&url.URL{Path: path}).EscapedPath(), RawQuery: q.Encode()}).String()
+	synchronous := "synchronous(full)"
+	if hasty {
+		synchronous = "synchronous(off)"
 	}
-	writers, err := sql.Open("sqlite", dsn("journal_mode(wal)", "cache_size(-65536)"))
-	if err != nil {
+	inUse, err := holdFile(path+lockSuffix, false)
+	if errors.Is(err, errHeld) {
+		return nil, fmt.Errorf("%s is being restored", path)
+	} else if err != nil {
 		return nil, err
 	}
-	writers.SetMaxOpenConns(1)
-	db := &sqliteDB{writers: writers, turn: make(chan struct{}, 1), prepared: map[string]*sql.Stmt{}}
-	db.conn, err = writers.Conn(ctx)
-	if err != nil {
+	db := &sqliteDB{path: path, hasty: hasty, inUse: inUse, turn: make(chan struct{}, 1), prepared: map[string]*sql.Stmt{}}
+	if db.writers, err = sql.Open("sqlite", sqliteDSN(path, synchronous, "journal_mode(wal)", "cache_size(-65536)")); err != nil {
+		return nil, errors.Join(err, db.close())
+	}
+	db.writers.SetMaxOpenConns(1)
+	if db.conn, err = db.writers.Conn(ctx); err != nil {
 		return nil, errors.Join(err, db.close())
 	}
 	var mode string
-	var synchronous int
+	var level int
 	if err := errors.Join(
 		db.conn.QueryRowContext(ctx, "PRAGMA journal_mode").Scan(&mode),
-		db.conn.QueryRowContext(ctx, "PRAGMA synchronous").Scan(&synchronous),
+		db.conn.QueryRowContext(ctx, "PRAGMA synchronous").Scan(&level),
 	); err != nil {
 		return nil, errors.Join(err, db.close())
 	}
-	if mode != "wal" || synchronous != 2 {
-		return nil, errors.Join(fmt.Errorf("journal_mode is %s and synchronous %d, want wal and 2 (is the file on a network drive?)", mode, synchronous), db.close())
+	if mode != "wal" || (level != 2 && !hasty) {
+		return nil, errors.Join(fmt.Errorf("journal_mode is %s and synchronous %d, want wal and 2 (is the file on a network drive?)", mode, level), db.close())
 	}
-	db.readers, err = sql.Open("sqlite", dsn("query_only(1)"))
-	if err != nil {
+	if db.readers, err = sql.Open("sqlite", sqliteDSN(path, synchronous, "query_only(1)")); err != nil {
 		return nil, errors.Join(err, db.close())
 	}
 	db.readers.SetMaxOpenConns(8)
 	db.readers.SetMaxIdleConns(8)
 	return db, nil
+}
+
+func sqliteDSN(path string, pragmas ...string) string {
+	q := url.Values{"_pragma": append([]string{"busy_timeout(10000)"}, pragmas...)}
+	return (&url.URL{Scheme: "file", Opaque: (&url.URL{Path: path}).EscapedPath(), RawQuery: q.Encode()}).String()
 }
 
 func (db *sqliteDB) read() querier    { return db.readers }
@@ -67,18 +81,57 @@ func (db *sqliteDB) retry(error) bool {
 	return false // one writer: busy_timeout has waited already
 }
 
+// close closes the connection that may write last: it folds the log into the file.
 func (db *sqliteDB) close() error {
 	var errs []error
 	for _, stmt := range db.prepared {
 		errs = append(errs, stmt.Close())
 	}
-	if db.conn != nil {
-		errs = append(errs, db.conn.Close())
-	}
 	if db.readers != nil {
 		errs = append(errs, db.readers.Close())
 	}
-	return errors.Join(append(errs, db.writers.Close())...)
+	if db.conn != nil {
+		errs = append(errs, db.conn.Close())
+	}
+	if db.writers != nil {
+		errs = append(errs, db.writers.Close())
+	}
+	return errors.Join(append(errs, db.inUse.Close())...)
+}
+
+func (db *sqliteDB) snapshot(ctx context.Context) (querier, func() error, error) {
+	t, err := db.readers.BeginTx(ctx, nil)
+	if err != nil {
+		return nil, nil, err
+	}
+	return t, t.Rollback, nil
+}
+
+// backup also runs beside a relay that commits: it copies what one reader sees.
+func (db *sqliteDB) backup(ctx context.Context, path string) (err error) {
+	if _, err := os.Lstat(path); err == nil {
+		return fmt.Errorf("%s: %w", path, fs.ErrExist)
+	}
+	temp := path + ".part"
+	if err := os.Remove(temp); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	copier, err := sql.Open("sqlite", sqliteDSN(db.path))
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if err = errors.Join(err, copier.Close()); err != nil {
+			os.Remove(temp) // what is left of it is of no use
+		}
+	}()
+	if _, err := copier.ExecContext(ctx, "VACUUM INTO $1", temp); err != nil { // it does not sync
+		return err
+	}
+	if err := os.Chmod(temp, 0o600); err != nil {
+		return err
+	}
+	return settleAt(temp, path, db.hasty)
 }
 
 func (db *sqliteDB) dataError(err error) bool {

@@ -16,6 +16,8 @@ const (
 	causeWas      = "was"      // the first position named is not this record's
 	causeDatabase = "database" // the database refuses the row
 	causeRaw      = "raw"      // not a record at all
+	causeDrained  = "drained"  // another agent delivered it
+	causeHole     = "hole"     // it came after it was said to be lost
 )
 
 // An item is a record made ready, outside of any lock, for its commit.
@@ -31,6 +33,8 @@ type item struct {
 	footfall *protocol.FootfallCount
 	drawer   *protocol.DrawerEvent
 	device   *protocol.DeviceState
+	mark     *protocol.DayMark
+	loss     *protocol.Loss
 }
 
 // A sale is what the ledger needs to know of a transaction.
@@ -53,8 +57,11 @@ func (k saleKey) String() string {
 
 // newJob reads a batch. Whatever is wrong with it is in the job.
 func newJob(from protocol.Origin, batch *protocol.Batch) *job {
-	j := &job{from: from, epoch: batch.Epoch, first: batch.First, prev: batch.Prev, done: make(chan struct{})}
+	j := &job{from: from, of: batch.Of, epoch: batch.Epoch, first: batch.First, prev: batch.Prev, skip: batch.Skip, done: make(chan struct{})}
 	records := batch.Records
+	if j.refuse = j.misdirected(); j.refuse != "" {
+		return j
+	}
 	if batch.Raw != nil {
 		var r protocol.Record
 		err := json.Unmarshal(batch.Raw, &r)
@@ -75,33 +82,55 @@ func newJob(from protocol.Origin, batch *protocol.Batch) *job {
 		j.refuse = fmt.Sprintf("epoch: want 32 hex digits, got %q", batch.Epoch)
 	case batch.First == 0 || batch.First > math.MaxInt64-protocol.MaxRecords:
 		j.refuse = fmt.Sprintf("first: out of range: %d", batch.First)
-	case len(records) == 0 || len(records) > protocol.MaxRecords:
+	case (len(records) == 0 && j.skip == nil) || len(records) > protocol.MaxRecords:
 		j.refuse = fmt.Sprintf("records: want 1 to %d, got %d", protocol.MaxRecords, len(records))
+	case j.skip != nil && (j.skip.From != j.first || j.skip.To < j.skip.From || j.skip.To > 1<<62 || batch.Raw != nil):
+		j.refuse = fmt.Sprintf("skip: %d to %d is no stretch that begins at first, %d", j.skip.From, j.skip.To, j.first)
 	}
 	if j.refuse != "" {
 		return j
 	}
 	hash := batch.Prev
+	if j.skip != nil {
+		hash = j.skip.Hash
+	}
 	all := make([]item, len(records))
 	j.items = make([]*item, len(records))
 	for i := range records {
 		r := &records[i]
-		if r.Seq != batch.First+uint64(i) {
-			j.refuse = fmt.Sprintf("records[%d].seq: want %d, got %d", i, batch.First+uint64(i), r.Seq)
+		if want := j.begin() + uint64(i); r.Seq != want {
+			j.refuse = fmt.Sprintf("records[%d].seq: want %d, got %d", i, want, r.Seq)
 			return j
 		}
 		hash = r.Hash(hash)
 		all[i] = item{record: r, hash: hash, day: r.Day.String()}
-		all[i].read(from)
+		all[i].read(j.whose())
 		j.items[i] = &all[i]
 	}
-	if batch.First == 1 {
+	if batch.First == 1 && j.of == nil {
 		j.refuse = j.readSeal()
 	}
 	return j
 }
 
+// misdirected says why the batch cannot be taken from this agent.
+func (j *job) misdirected() (refuse string) {
+	switch of := j.of; {
+	case of == nil && j.epoch == asideEpoch(j.from):
+		return fmt.Sprintf("epoch: %s is the ledger's own", j.epoch)
+	case of == nil:
+	case checkOrigin(*of) != nil || of.Chain != j.from.Chain:
+		return fmt.Sprintf("of: %s is no agent of chain %s", of, j.from.Chain)
+	case *of == j.from:
+		return "of: an agent delivers its own records under its own name"
+	}
+	return ""
+}
+
 func (j *job) readSeal() (refuse string) {
+	if j.skip != nil {
+		return j.sealedBy(j.skip.Seal)
+	}
 	first := j.items[0]
 	if first.record.Kind != protocol.KindSeal {
 		return fmt.Sprintf("epoch %s begins with a %s, not with a seal", j.epoch, first.record.Kind)
@@ -110,7 +139,12 @@ func (j *job) readSeal() (refuse string) {
 	if err != nil {
 		return fmt.Sprintf("seal of epoch %s: %v", j.epoch, err)
 	}
-	if seal.Before != nil && (seal.Before.Epoch == j.epoch || seal.Before.Through > math.MaxInt64) {
+	return j.sealedBy(&seal)
+}
+
+// sealedBy takes the seal that begins the epoch; nil = it is lost.
+func (j *job) sealedBy(seal *protocol.Seal) (refuse string) {
+	if seal != nil && seal.Before != nil && (!seal.Before.Epoch.Valid() || seal.Before.Epoch == j.epoch || seal.Before.Through > math.MaxInt64) {
 		return fmt.Sprintf("seal of epoch %s: before: %s/%d cannot be the end of another epoch", j.epoch, seal.Before.Epoch, seal.Before.Through)
 	}
 	j.seal = seal
@@ -182,6 +216,20 @@ func (it *item) body(from protocol.Origin) error {
 			return protocol.Faults{{Field: "kind", Problem: "a seal can only begin an epoch"}}
 		}
 	case protocol.KindDayMark:
+		m, err := protocol.DecodeDayMark(r.Body)
+		if err == nil && m.Head.Through > math.MaxInt64 {
+			err = protocol.Faults{{Field: "head", Problem: "out of range"}}
+		}
+		if err != nil {
+			return err
+		}
+		it.mark = &m
+	case protocol.KindLoss:
+		l, err := protocol.DecodeLoss(r.Body)
+		if err != nil {
+			return err
+		}
+		it.loss = &l
 	default:
 		it.cause, it.reason = causeKind, fmt.Sprintf("kind: %q is unknown to this relay", r.Kind)
 	}
@@ -191,7 +239,7 @@ func (it *item) body(from protocol.Origin) error {
 // knows says whether records of a kind can be applied.
 func knows(kind protocol.Kind) bool {
 	switch kind {
-	case protocol.KindTransaction, protocol.KindFootfall, protocol.KindDrawer, protocol.KindDevice, protocol.KindSeal, protocol.KindDayMark:
+	case protocol.KindTransaction, protocol.KindFootfall, protocol.KindDrawer, protocol.KindDevice, protocol.KindSeal, protocol.KindDayMark, protocol.KindLoss:
 		return true
 	}
 	return false

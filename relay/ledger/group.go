@@ -1,9 +1,12 @@
 package ledger
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/storelay/storelay/protocol"
@@ -49,8 +52,24 @@ type stream struct {
 	through uint64
 	hash    protocol.Hash
 	sealed  int64   // -1 = open
-	items   []*item // what this group appended, up to through
+	items   []*item // what this group appended, in order
+	holes   []hole  // that this group made
+	holed   bool    // has holes of groups before
 	moved   bool
+}
+
+// found gives a stream its number.
+func (g *group) found(s *stream) {
+	if s.id == 0 {
+		g.lastStream++
+		s.id = g.lastStream
+	}
+}
+
+// append moves a stream over one more record.
+func (s *stream) append(it *item) {
+	s.items = append(s.items, it)
+	s.through, s.hash, s.moved = s.through+1, it.hash, true
 }
 
 // A known transaction is in the ledger, or on its way in this group.
@@ -69,8 +88,9 @@ type numberKey struct {
 }
 
 type number struct {
-	last  int64
-	moved bool
+	last   int64
+	stored bool
+	moved  bool
 }
 
 type resentKey struct {
@@ -106,7 +126,7 @@ func (g *group) stream(from protocol.Origin, epoch protocol.Epoch) *stream {
 // lock takes the chain's row and reads, in the same round trip, what the jobs are going to
 // be compared with.
 func (g *group) lock(ctx context.Context, t tx, lock string) error {
-	agents, streams := newRows("itt"), newRows("ittt")
+	agents, streams := newRows("ittt"), newRows("ittt")
 	sales, numbers, resent := newRows("ittti"), newRows("itt"), newRows("itttii")
 	seenSale, seenNumber := map[saleKey]bool{}, map[numberKey]bool{}
 	wantStream := func(from protocol.Origin, epoch protocol.Epoch) {
@@ -125,18 +145,25 @@ func (g *group) lock(ctx context.Context, t tx, lock string) error {
 	for _, j := range g.jobs {
 		key := agentKey{j.from.Store, j.from.Agent}
 		if g.agents[key] == nil {
-			g.agents[key] = &agent{state: AgentActive, fresh: true}
-			agents.add(g.id, key.store, key.agent)
+			g.agents[key] = &agent{state: AgentActive, fresh: j.again == nil}
+			agents.add(g.id, key.store, key.agent, string(asideEpoch(j.from)))
 		}
 		if j.refuse != "" {
 			continue
 		}
-		wantStream(j.from, j.epoch)
-		if before := j.seal.Before; before != nil {
-			wantStream(j.from, before.Epoch)
+		whose := j.whose()
+		wantStream(whose, j.epoch)
+		if j.seal != nil && j.seal.Before != nil {
+			wantStream(whose, j.seal.Before.Epoch)
 		}
-		resent.add(g.id, j.from.Store, j.from.Agent, string(j.epoch), int64(j.first), int64(j.last()))
+		resent.add(g.id, whose.Store, whose.Agent, string(j.epoch), int64(j.begin()), int64(j.last()))
+		if j.of != nil {
+			continue // nothing of it is applied
+		}
 		for _, it := range j.items {
+			if it.loss != nil {
+				wantStream(j.from, it.loss.Epoch)
+			}
 			if was := it.record.Was; was != nil && it.cause == "" {
 				wantStream(j.from, was.Epoch)
 				resent.add(g.id, j.from.Store, j.from.Agent, string(was.Epoch), int64(was.Seq), int64(was.Seq))
@@ -155,7 +182,7 @@ func (g *group) lock(ctx context.Context, t tx, lock string) error {
 			}
 		}
 	}
-	return t.run(ctx, false,
+	err := t.run(ctx, false,
 		statement{
 			text: "SELECT head, streams, quarantined, feed_version FROM chains WHERE id = $1" + lock,
 			args: []any{g.id},
@@ -168,8 +195,8 @@ func (g *group) lock(ctx context.Context, t tx, lock string) error {
 			scan: func(row scanner) error { return row.Scan(&g.incarnation) },
 		},
 		statement{
-			text: keyed("chain, store, agent", `SELECT a.store, a.agent, a.state,
-				CASE WHEN EXISTS (SELECT 1 FROM streams s WHERE s.chain = a.chain AND s.store = a.store AND s.agent = a.agent) THEN 1 ELSE 0 END
+			text: keyed("chain, store, agent, aside", `SELECT a.store, a.agent, a.state,
+				CASE WHEN EXISTS (SELECT 1 FROM streams s WHERE s.chain = a.chain AND s.store = a.store AND s.agent = a.agent AND s.epoch <> k.aside) THEN 1 ELSE 0 END
 				FROM k JOIN agents a ON a.chain = k.chain AND a.store = k.store AND a.agent = k.agent`),
 			rows: agents,
 			scan: func(row scanner) error {
@@ -183,16 +210,17 @@ func (g *group) lock(ctx context.Context, t tx, lock string) error {
 			},
 		},
 		statement{
-			text: keyed("chain, store, agent, epoch", `SELECT s.store, s.agent, s.epoch, s.id, s.through, s.hash, s.sealed
+			text: keyed("chain, store, agent, epoch", `SELECT s.store, s.agent, s.epoch, s.id, s.through, s.hash, s.sealed,
+				CASE WHEN EXISTS (SELECT 1 FROM holes h WHERE h.chain = s.chain AND h.store = s.store AND h.agent = s.agent AND h.epoch = s.epoch AND length(h.hash) > 0) THEN 1 ELSE 0 END
 				FROM k JOIN streams s ON s.chain = k.chain AND s.store = k.store AND s.agent = k.agent AND s.epoch = k.epoch`),
 			rows: streams,
 			scan: func(row scanner) error {
 				var key streamKey
 				s := &stream{}
-				var through int64
+				var through, holed int64
 				var hash []byte
-				err := row.Scan(&key.store, &key.agent, (*string)(&key.epoch), &s.id, &through, &hash, &s.sealed)
-				s.key, s.through = key, uint64(through)
+				err := row.Scan(&key.store, &key.agent, (*string)(&key.epoch), &s.id, &through, &hash, &s.sealed, &holed)
+				s.key, s.through, s.holed = key, uint64(through), holed != 0
 				copy(s.hash[:], hash)
 				g.streams[key] = s
 				return err
@@ -233,7 +261,7 @@ func (g *group) lock(ctx context.Context, t tx, lock string) error {
 				var key numberKey
 				var last int64
 				err := row.Scan(&key.store, (*string)(&key.kind), &last)
-				g.numbers[key] = &number{last: last}
+				g.numbers[key] = &number{last: last, stored: true}
 				return err
 			},
 		},
@@ -254,57 +282,98 @@ func (g *group) lock(ctx context.Context, t tx, lock string) error {
 			},
 		},
 	)
+	for _, n := range g.numbers {
+		if !n.stored {
+			n.last = floorOf(g.incarnation)
+		}
+	}
+	return err
 }
 
-// at gives the hash of a stream at a known seq, and the record there; the record is nil when
-// it was acknowledged as a duplicate.
-func (g *group) at(ctx context.Context, t tx, s *stream, seq uint64) (hash protocol.Hash, r *protocol.Record, err error) {
-	if behind := s.through - seq; behind < uint64(len(s.items)) {
-		it := s.items[uint64(len(s.items))-1-behind]
-		return it.hash, it.record, nil
-	}
+// A place is what the ledger has at a position that a stream has moved over.
+type place struct {
+	hash   protocol.Hash    // zero inside of a hole
+	record *protocol.Record // nil in a hole, and for a duplicate whose content is not kept
+	hole   bool
+	day    string // of the record, or of the one before the hole
+}
+
+// at gives what stands at a position that the stream has moved over; 0 is before its first.
+func (g *group) at(ctx context.Context, t tx, s *stream, seq uint64) (p place, err error) {
 	if seq == 0 {
-		return protocol.Genesis(g.chain, s.key.store, s.key.agent, s.key.epoch), nil, nil
+		return place{hash: protocol.Genesis(g.chain, s.key.store, s.key.agent, s.key.epoch)}, nil
 	}
-	var found, stored []byte
-	var quarantined protocol.Record
+	i, here := slices.BinarySearchFunc(s.items, seq, func(it *item, seq uint64) int { return cmp.Compare(it.record.Seq, seq) })
+	if here {
+		return place{hash: s.items[i].hash, record: s.items[i].record, day: s.items[i].day}, nil
+	}
+	for _, h := range s.holes {
+		if h.first <= seq && seq <= h.last {
+			return h.at(seq), nil
+		}
+	}
+	var hash, stored []byte
 	args := []any{g.id, s.id, int64(seq)}
+	own := []any{g.id, s.key.store, s.key.agent, string(s.key.epoch), int64(seq)}
+	read := func() error {
+		if stored == nil {
+			return nil // kept by an older version
+		}
+		p.record = new(protocol.Record)
+		return json.Unmarshal(stored, p.record)
+	}
 	err = t.run(ctx, false,
 		statement{
 			text: "SELECT hash, kind, at, mono, day, body FROM records WHERE chain = $1 AND stream = $2 AND seq = $3",
 			args: args,
 			scan: func(row scanner) error {
-				r = &protocol.Record{Seq: seq}
-				var day string
-				if err := row.Scan(&found, (*string)(&r.Kind), &r.At, &r.Mono, &day, &r.Body); err != nil {
+				r := &protocol.Record{Seq: seq}
+				p.record = r
+				if err := row.Scan(&hash, (*string)(&r.Kind), &r.At, &r.Mono, &p.day, &r.Body); err != nil {
 					return err
 				}
-				r.Day, err = parseDay(day)
+				r.Day, err = parseDay(p.day)
 				return err
 			},
 		},
 		statement{
-			text: "SELECT hash FROM duplicates WHERE chain = $1 AND stream = $2 AND seq = $3",
+			text: "SELECT hash, record FROM duplicates WHERE chain = $1 AND stream = $2 AND seq = $3",
 			args: args,
-			scan: func(row scanner) error { return row.Scan(&found) },
+			scan: func(row scanner) error { return errors.Join(row.Scan(&hash, &stored), read()) },
 		},
 		statement{
-			text: "SELECT hash, record FROM quarantined WHERE chain = $1 AND stream = $2 AND store = $3 AND agent = $4 AND epoch = $5 AND seq = $6",
-			args: []any{g.id, s.id, s.key.store, s.key.agent, string(s.key.epoch), int64(seq)},
+			text: "SELECT hash, record FROM quarantined WHERE chain = $1 AND store = $2 AND agent = $3 AND epoch = $4 AND seq = $5 AND stream <> 0",
+			args: own,
+			scan: func(row scanner) error { return errors.Join(row.Scan(&hash, &stored), read()) },
+		},
+		statement{
+			text: "SELECT first_seq, last_seq, hash, day FROM holes WHERE chain = $1 AND store = $2 AND agent = $3 AND epoch = $4 AND first_seq <= $5 AND last_seq >= $5 AND length(hash) > 0",
+			args: own,
 			scan: func(row scanner) error {
-				if err := row.Scan(&found, &stored); err != nil {
-					return err
-				}
-				r = &quarantined
-				return json.Unmarshal(stored, r)
+				h, err := scanHole(row)
+				p = h.at(seq)
+				hash = p.hash[:]
+				return err
 			},
 		},
 	)
-	if err == nil && len(found) != len(hash) {
+	if err == nil && len(hash) != len(p.hash) {
 		err = fmt.Errorf("%s/%s/%d: %w", s.key.agent, s.key.epoch, seq, errNoRecord)
 	}
-	copy(hash[:], found)
-	return hash, r, err
+	copy(p.hash[:], hash)
+	if p.record != nil {
+		p.day = p.record.Day.String()
+	}
+	return p, err
+}
+
+// hashAt is at's hash alone.
+func (g *group) hashAt(ctx context.Context, t tx, s *stream, seq uint64) (protocol.Hash, error) {
+	if seq == s.through {
+		return s.hash, nil
+	}
+	p, err := g.at(ctx, t, s, seq)
+	return p.hash, err
 }
 
 // parseDay reads a stored day; "" is the zero Day.

@@ -30,7 +30,8 @@ type StoredRecord struct {
 	Day      protocol.Day    `json:"day"`
 	Number   int64           `json:"number,omitempty"` // transactions: per store and type, without gaps
 	Received time.Time       `json:"received"`
-	Body     json.RawMessage `json:"body"` // the agent's exact bytes
+	Was      *protocol.Was   `json:"was,omitempty"` // where it was accepted first, when it was appended again
+	Body     json.RawMessage `json:"body"`          // the agent's exact bytes
 }
 
 // A TransactionRow is a transaction as the ledger knows it: what the till said (Body), and
@@ -112,6 +113,7 @@ type AgentRow struct {
 	State    string    `json:"state"` // active, retiring, revoked
 	LastSeen time.Time `json:"lastSeen"`
 	Version  string    `json:"version"`
+	Skew     int64     `json:"skew"` // seconds that the PC's clock is ahead of the relay's, at its newest hello
 }
 
 // A DeviceRow is the newest state of a device.

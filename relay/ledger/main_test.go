@@ -3,6 +3,7 @@ package ledger_test
 import (
 	"context"
 	"database/sql"
+	"encoding/hex"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -153,8 +154,8 @@ func heads(t testing.TB, l *ledger.Ledger) int64 {
 	return pos
 }
 
-// execute changes the database behind the ledger's back.
-func execute(t testing.TB, url, text string) {
+// database opens the database behind the ledger's back.
+func database(t testing.TB, url string) *sql.DB {
 	t.Helper()
 	driver, name := "pgx", url
 	if path, ok := strings.CutPrefix(url, "sqlite:"); ok {
@@ -164,8 +165,77 @@ func execute(t testing.TB, url, text string) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	return db
+}
+
+func execute(t testing.TB, url, text string) {
+	t.Helper()
+	db := database(t, url)
 	defer db.Close()
 	if _, err := db.Exec(text); err != nil {
 		t.Fatal(err)
 	}
+}
+
+// selected gives the rows of a query, each as text with spaces between; bytes as hex.
+func selected(t testing.TB, url, text string) (rows []string) {
+	t.Helper()
+	db := database(t, url)
+	defer db.Close()
+	found, err := db.Query(text)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer found.Close()
+	columns, err := found.Columns()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for found.Next() {
+		values, dest := make([]any, len(columns)), make([]any, len(columns))
+		for i := range values {
+			dest[i] = &values[i]
+		}
+		if err := found.Scan(dest...); err != nil {
+			t.Fatal(err)
+		}
+		words := make([]string, len(values))
+		for i, v := range values {
+			if b, ok := v.([]byte); ok {
+				v = hex.EncodeToString(b)
+			}
+			words[i] = fmt.Sprint(v)
+		}
+		rows = append(rows, strings.Join(words, " "))
+	}
+	if err := found.Err(); err != nil {
+		t.Fatal(err)
+	}
+	return rows
+}
+
+func holes(t testing.TB, url string) []string {
+	return selected(t, url, "SELECT agent, epoch, first_seq || '..' || last_seq, reason, day, hash FROM holes ORDER BY epoch, first_seq")
+}
+
+func dayMarks(t testing.TB, url string) []string {
+	return selected(t, url, "SELECT day, agent, epoch || '/' || seq, 'heads', head_epoch || '/' || head_seq, 'signed', signature FROM day_marks ORDER BY epoch, seq")
+}
+
+func timeOf(t testing.TB, s string) time.Time {
+	t.Helper()
+	at, err := time.Parse(time.RFC3339, s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return at
+}
+
+func durationOf(t testing.TB, s string) time.Duration {
+	t.Helper()
+	d, err := time.ParseDuration(s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return d
 }

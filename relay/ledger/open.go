@@ -20,17 +20,26 @@ import (
 type Options struct {
 	Log *slog.Logger     // nil = slog.Default()
 	Now func() time.Time // nil = time.Now; when records were received
+
+	// Inline is for simulations: Commit does its work before it returns, on the caller's own
+	// goroutine, and Run is not needed. SQLite does not wait for the disk: what was committed
+	// outlives this process, not a power cut.
+	Inline bool
+	// Fail is asked at each step of a commit; an error ends it there as a crash would.
+	Fail func(step string) error
 }
 
 // A Ledger is safe for concurrent use, by this process and, on PostgreSQL, by others over the
 // same database.
 type Ledger struct {
-	db    database
-	log   *slog.Logger
-	now   func() time.Time
-	queue *queue
-	watch *watch
-	ids   sync.Map // chain name -> int64, for chains that have a row
+	db     database
+	log    *slog.Logger
+	now    func() time.Time
+	inline bool
+	fail   func(step string) error // nil = never
+	queue  *queue
+	watch  *watch
+	ids    sync.Map // chain name -> int64, for chains that have a row
 }
 
 //go:embed migrations/*.sql
@@ -40,7 +49,7 @@ var migrations embed.FS
 // its tables up to date, and checks that a commit there survives a power cut. Commits are
 // answered once Run runs.
 func Open(ctx context.Context, url string, opts Options) (*Ledger, error) {
-	l := &Ledger{log: opts.Log, now: opts.Now, queue: newQueue(), watch: newWatch()}
+	l := &Ledger{log: opts.Log, now: opts.Now, inline: opts.Inline, fail: opts.Fail, queue: newQueue(), watch: newWatch()}
 	if l.log == nil {
 		l.log = slog.Default()
 	}
@@ -52,7 +61,7 @@ func Open(ctx context.Context, url string, opts Options) (*Ledger, error) {
 	switch scheme {
 	case "sqlite":
 		var db *sqliteDB
-		if db, err = openSQLite(ctx, rest); err == nil {
+		if db, err = openSQLite(ctx, rest, opts.Inline); err == nil {
 			l.db = db
 			err = migrate(ctx, goose.DialectSQLite3, db.migrations)
 		}
@@ -60,7 +69,9 @@ func Open(ctx context.Context, url string, opts Options) (*Ledger, error) {
 		var db *postgresDB
 		if db, err = openPostgres(ctx, url); err == nil {
 			l.db = db
-			err = errors.Join(migrate(ctx, goose.DialectPostgres, db.migrations))
+			err = migrate(ctx, goose.DialectPostgres, db.migrations)
+			follow := l.follow
+			db.follow.Store(&follow)
 		}
 	default:
 		err = errors.New("want sqlite:/path/relay.db or postgres://user@host/database")
@@ -73,6 +84,11 @@ func Open(ctx context.Context, url string, opts Options) (*Ledger, error) {
 	}
 	if err := l.followTimeline(ctx); err != nil {
 		return nil, errors.Join(fmt.Errorf("open ledger: %w", err), l.db.close())
+	}
+	if l.inline {
+		if err := l.retryKnown(ctx); err != nil {
+			return nil, errors.Join(fmt.Errorf("open ledger: %w", err), l.db.close())
+		}
 	}
 	return l, nil
 }
@@ -152,12 +168,21 @@ func (l *Ledger) chainID(ctx context.Context, name string, make bool) (int64, er
 			return 0, nil
 		}
 		// Another relay may take the same number first: then there is no row yet, and it is
-		// tried again.
+		// tried again. The lock keeps the incarnation as it is until the row is there: whoever
+		// raises it moves all chains on.
 		err = l.db.within(ctx, func(t tx) error {
+			var incarnation int64
+			if err := t.run(ctx, false, statement{
+				text: "SELECT incarnation FROM ledger" + l.db.lock(),
+				scan: func(row scanner) error { return row.Scan(&incarnation) },
+			}); err != nil {
+				return err
+			}
 			return t.run(ctx, true, statement{
 				text: `INSERT INTO chains (id, name, head, streams, quarantined, feed_version, feed_floor)
-					SELECT coalesce(max(id), 0) + 1, CAST($1 AS text), 0, 0, 0, 0, 0 FROM chains WHERE true ON CONFLICT DO NOTHING`,
-				args: []any{name},
+					SELECT coalesce(max(id), 0) + 1, CAST($1 AS text), CAST($2 AS bigint), 0, 0, CAST($2 AS bigint), CAST($2 AS bigint)
+					FROM chains WHERE true ON CONFLICT DO NOTHING`,
+				args: []any{name, floorOf(incarnation)},
 			})
 		})
 		if err != nil {

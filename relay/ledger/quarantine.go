@@ -2,7 +2,6 @@ package ledger
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 
@@ -52,9 +51,9 @@ func (l *Ledger) IncompleteDays(ctx context.Context, chain, store string, from, 
 // quarantine; or says why it cannot be applied, and nothing changes. A record whose content
 // has been applied from elsewhere is taken out as a duplicate.
 func (l *Ledger) RetryQuarantined(ctx context.Context, chain string, id int64) error {
-	found, err := list(ctx, l, chain, "quarantine", "SELECT "+quarantineColumns+", hash FROM quarantined WHERE chain = $1 AND id = $2", []any{id},
+	found, err := list(ctx, l, chain, "quarantine", "SELECT "+quarantineColumns+", stream, hash FROM quarantined WHERE chain = $1 AND id = $2", []any{id},
 		func(row scanner, q *quarantinedRow) error {
-			return scanQuarantined(appended{row, &q.hash}, &q.QuarantinedRecord)
+			return scanQuarantined(appended{row, []any{&q.stream, &q.hash}}, &q.QuarantinedRecord)
 		})
 	if err == nil && len(found) == 0 {
 		err = ErrNotFound
@@ -70,29 +69,23 @@ func (l *Ledger) RetryQuarantined(ctx context.Context, chain string, id int64) e
 
 type quarantinedRow struct {
 	QuarantinedRecord
-	hash []byte
+	stream int64 // 0 = no stream moved over it
+	hash   []byte
 }
 
-// appended scans one more column.
+// appended scans more columns.
 type appended struct {
 	scanner
-	last any
+	last []any
 }
 
-func (a appended) Scan(dest ...any) error { return a.scanner.Scan(append(dest, a.last)...) }
+func (a appended) Scan(dest ...any) error { return a.scanner.Scan(append(dest, a.last...)...) }
 
 func (l *Ledger) applyAgain(ctx context.Context, chain string, q *quarantinedRow) error {
-	from := protocol.Origin{Chain: chain, Store: q.Store, Agent: q.Agent}
-	var r protocol.Record
-	if err := json.Unmarshal(q.Record, &r); err != nil {
+	j, err := q.job(chain)
+	if err != nil {
 		return err
 	}
-	it := &item{record: &r, day: r.Day.String()}
-	copy(it.hash[:], q.hash)
-	if it.read(from); it.cause != "" {
-		return errors.New(it.reason)
-	}
-	j := &job{from: from, epoch: q.Epoch, first: q.Seq, items: []*item{it}, again: &q.QuarantinedRecord}
 	id, err := l.chainID(ctx, chain, true)
 	if err != nil {
 		return err

@@ -19,21 +19,58 @@ var errClosing = errors.New("the ledger is closing")
 // A job is a batch on its way into the ledger.
 type job struct {
 	from   protocol.Origin
+	of     *protocol.Origin // another agent, whose records these are; nil = from's own
 	epoch  protocol.Epoch
 	first  uint64
 	prev   protocol.Hash
+	skip   *protocol.Skip // from first on, before the items
 	items  []*item
-	seal   protocol.Seal // of a batch that begins an epoch
-	refuse string        // why the batch cannot be taken; "" = it can
-	raw    []byte        // a record that could not be read, beside refuse
-	again  *QuarantinedRecord
+	seal   *protocol.Seal // of a batch that begins an epoch; nil = it was lost and is not known
+	refuse string         // why the batch cannot be taken; "" = it can
+	raw    []byte         // a record that could not be read, beside refuse
+	again  *quarantinedRow
 
 	answer protocol.Answer
 	err    error
 	done   chan struct{} // closed when answer or err is set
 }
 
-func (j *job) last() uint64 { return j.first + uint64(len(j.items)) - 1 }
+// whose records these are.
+func (j *job) whose() protocol.Origin {
+	if j.of != nil {
+		return *j.of
+	}
+	return j.from
+}
+
+// begin is the seq of the first item.
+func (j *job) begin() uint64 {
+	if j.skip != nil {
+		return j.skip.To + 1
+	}
+	return j.first
+}
+
+func (j *job) last() uint64 { return j.begin() + uint64(len(j.items)) - 1 }
+
+// halves splits a job in two: after its skip, or else in the middle of its items. A job that
+// cannot be split is false.
+func (j *job) halves() (head, tail *job, ok bool) {
+	n := len(j.items)
+	switch {
+	case j.skip != nil && n > 0:
+		h, t := *j, *j
+		h.items, t.skip = nil, nil
+		t.first, t.prev = j.begin(), j.skip.Hash
+		return &h, &t, true
+	case n > 1:
+		h, t := *j, *j
+		h.items, t.items = j.items[:n/2], j.items[n/2:]
+		t.first, t.prev = j.first+uint64(n/2), j.items[n/2-1].hash
+		return &h, &t, true
+	}
+	return nil, nil, false
+}
 
 // A queue holds jobs per chain. A chain is worked on by one committer at a time, which takes
 // what has gathered.

@@ -3,6 +3,7 @@ package ledger
 import (
 	"context"
 	"database/sql"
+	"encoding/json"
 	"fmt"
 	"math"
 	"slices"
@@ -51,14 +52,20 @@ func (l *Ledger) Head(ctx context.Context, chain string) (pos, incarnation int64
 	return pos, incarnation, nil
 }
 
-const storedColumns = "r.pos, r.store, s.agent, s.epoch, r.seq, r.kind, r.at, r.day, coalesce(r.number, 0), r.received, r.body"
+const storedColumns = "r.pos, r.store, s.agent, s.epoch, r.seq, r.kind, r.at, r.day, coalesce(r.number, 0), r.received, r.was, r.body"
 
 func scanStored(row scanner, r *StoredRecord) error {
 	var seq, received int64
 	var day string
-	err := row.Scan(&r.Pos, &r.Store, &r.Agent, (*string)(&r.Epoch), &seq, (*string)(&r.Kind), &r.At, &day, &r.Number, &received, (*[]byte)(&r.Body))
+	var was []byte
+	err := row.Scan(&r.Pos, &r.Store, &r.Agent, (*string)(&r.Epoch), &seq, (*string)(&r.Kind), &r.At, &day, &r.Number, &received, &was, (*[]byte)(&r.Body))
 	if err != nil {
 		return err
+	}
+	if was != nil {
+		if err := json.Unmarshal(was, &r.Was); err != nil {
+			return fmt.Errorf("record %d: was: %w", r.Pos, err)
+		}
 	}
 	r.Seq, r.Received = uint64(seq), micros(received)
 	r.Day, err = parseDay(day)

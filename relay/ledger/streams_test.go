@@ -118,10 +118,6 @@ func TestARecordThatCameTwiceByForkIsAppliedOnce(t *testing.T) {
 	count := func(t *testing.T) protocol.Record {
 		return record(t, protocol.KindFootfall, protocol.FootfallCount{Counter: "door", In: 3, Quality: protocol.QualityOK})
 	}
-	was := func(r protocol.Record, epoch protocol.Epoch, seq uint64) protocol.Record {
-		r.Was = &protocol.Was{Epoch: epoch, Seq: seq, SHA256: r.ContentHash()}
-		return r
-	}
 	both(t, func(t *testing.T, url string) {
 		l, _ := open(t, url)
 		a := newAgent(t, "0001", "pc", 1)

@@ -2,17 +2,23 @@ package ledger
 
 import (
 	"context"
-	"errors"
 	"fmt"
+	"math"
 	"time"
 
 	"github.com/storelay/storelay/protocol"
 )
 
+// maxSkew is how far a PC's clock may be from the relay's without an alarm. A clock that is
+// set over the network is right to a second, and a hello may wait some seconds on a slow line;
+// five minutes are beyond both, and put few receipts on the wrong day.
+const maxSkew = 5 * time.Minute
+
 // Welcome answers a hello: the incarnation, the relay's time, and a mark for each epoch that
 // the hello names; an epoch that is not known stands at 0 with its genesis hash. A hello
 // that shows an ack of this incarnation above the mark proves that the ledger went back in
-// time: its incarnation is raised first. A revoked agent gets ErrRevoked.
+// time: its incarnation is raised first. A revoked agent gets ErrRevoked. How far the agent's
+// clock is from the relay's is noted; nothing is ordered by either.
 func (l *Ledger) Welcome(ctx context.Context, from protocol.Origin, hello protocol.Hello) (protocol.Welcome, error) {
 	if err := checkOrigin(from); err != nil {
 		return protocol.Welcome{}, fmt.Errorf("welcome: %w", err)
@@ -31,7 +37,7 @@ func (l *Ledger) Welcome(ctx context.Context, from protocol.Origin, hello protoc
 		}
 		l.log.Warn("an agent holds an ack that the ledger does not know: the database went back in time, the incarnation is raised",
 			"origin", from.String(), "epoch", hello.LastAck.Epoch, "acked", hello.LastAck.Through, "incarnation", w.Incarnation)
-		if err := l.raise(ctx, w.Incarnation); err != nil {
+		if _, err := l.raise(ctx, w.Incarnation, w.Incarnation+1); err != nil {
 			return protocol.Welcome{}, fmt.Errorf("welcome %s: %w", from, err)
 		}
 	}
@@ -57,11 +63,21 @@ func (l *Ledger) welcome(ctx context.Context, id int64, from protocol.Origin, he
 	}
 	state, known := AgentActive, false
 	agent := []any{id, from.Store, from.Agent}
+	alarms := newRows("itttti")
+	var skew any // seconds; nil = the hello does not say
+	if at, err := time.Parse(time.RFC3339Nano, hello.Time); err == nil {
+		ahead := at.Sub(now).Round(time.Second)
+		skew = int64(ahead / time.Second)
+		if ahead.Abs() > maxSkew {
+			alarms.add(id, from.Store, from.Agent, AlarmClock, clockDetail(ahead), now.UnixMicro())
+		}
+	}
 	err = l.db.within(ctx, func(t tx) error {
 		if err := t.run(ctx, false,
 			statement{
-				text: "UPDATE agents SET last_seen = $4, version = $5 WHERE chain = $1 AND store = $2 AND agent = $3 RETURNING state",
-				args: append(agent, now.UnixMicro(), storable(hello.Version)),
+				text: `UPDATE agents SET last_seen = $4, version = CASE WHEN $5 = '' THEN version ELSE $5 END, skew = coalesce(CAST($6 AS bigint), skew)
+					WHERE chain = $1 AND store = $2 AND agent = $3 RETURNING state`,
+				args: append(agent, now.UnixMicro(), storable(hello.Version), skew),
 				scan: func(row scanner) error { known = true; return row.Scan(&state) },
 			},
 			statement{text: "SELECT incarnation FROM ledger", scan: func(row scanner) error { return row.Scan(&w.Incarnation) }},
@@ -69,14 +85,13 @@ func (l *Ledger) welcome(ctx context.Context, id int64, from protocol.Origin, he
 			return err
 		}
 		if known {
-			return t.run(ctx, true)
+			return t.run(ctx, true, statement{rows: alarms, text: alarmInsert})
 		}
-		alarms := newRows("itttti")
 		alarms.add(id, from.Store, from.Agent, AlarmUnknownAgent, unknownAgentDetail, now.UnixMicro())
 		return t.run(ctx, true,
 			statement{
-				text: "INSERT INTO agents (chain, store, agent, state, last_seen, version) VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT DO NOTHING",
-				args: append(agent, AgentActive, now.UnixMicro(), storable(hello.Version)),
+				text: "INSERT INTO agents (chain, store, agent, state, last_seen, version, skew) VALUES ($1, $2, $3, $4, $5, $6, coalesce(CAST($7 AS bigint), 0)) ON CONFLICT DO NOTHING",
+				args: append(agent, AgentActive, now.UnixMicro(), storable(hello.Version), skew),
 			},
 			statement{rows: alarms, text: alarmInsert})
 	})
@@ -89,10 +104,32 @@ func (l *Ledger) welcome(ctx context.Context, id int64, from protocol.Origin, he
 	for _, epoch := range order {
 		w.Marks = append(w.Marks, marks[epoch])
 	}
-	if ack := hello.LastAck; ack != nil && hello.Incarnation == w.Incarnation {
-		lost = ack.Through > marks[ack.Epoch].Through && ack.Epoch.Valid()
+	if ack := hello.LastAck; ack != nil && hello.Incarnation == w.Incarnation && ack.Epoch.Valid() && ack.Through > marks[ack.Epoch].Through {
+		// Not when the ack was another agent's, whose records this one delivers.
+		var others int64
+		err := l.db.read().QueryRowContext(ctx, "SELECT count(*) FROM streams WHERE chain = $1 AND epoch = $2 AND through >= $3 AND NOT (store = $4 AND agent = $5)",
+			id, string(ack.Epoch), int64(min(ack.Through, math.MaxInt64)), from.Store, from.Agent).Scan(&others)
+		return w, others == 0, err
 	}
-	return w, lost, nil
+	return w, false, nil
+}
+
+// clockDetail is coarse, so that a clock that drifts does not raise an alarm a minute.
+func clockDetail(ahead time.Duration) string {
+	way := "ahead of"
+	if ahead < 0 {
+		way = "behind"
+	}
+	size := "five minutes"
+	switch abs := ahead.Abs(); {
+	case abs > 30*24*time.Hour:
+		size = "thirty days"
+	case abs > 24*time.Hour:
+		size = "a day"
+	case abs > time.Hour:
+		size = "an hour"
+	}
+	return "the PC's clock is more than " + size + " " + way + " the relay's"
 }
 
 // Marks tells how far the ledger knows epochs of an agent, one mark for each, in order; one
@@ -146,80 +183,4 @@ func markStatement(asked *rows, found func(protocol.Mark)) statement {
 			return err
 		},
 	}
-}
-
-// step is what positions, numbers and feed versions jump to a multiple of when the
-// incarnation is raised (docs/protocol.md, incarnation).
-const step = 1_000_000_000
-
-// raise raises the incarnation from the one given; when it is another by now, it was raised
-// already and nothing changes.
-func (l *Ledger) raise(ctx context.Context, from int64) error {
-	err := l.db.within(ctx, func(t tx) error {
-		moved := false
-		if err := t.run(ctx, false, statement{
-			text: "UPDATE ledger SET incarnation = incarnation + 1 WHERE incarnation = $1 RETURNING incarnation",
-			args: []any{from},
-			scan: func(scanner) error { moved = true; return nil },
-		}); err != nil || !moved {
-			return errors.Join(err, ifNot(moved, errRaised))
-		}
-		return t.run(ctx, true, l.jump(from+1)...)
-	})
-	if errors.Is(err, errRaised) {
-		return nil
-	}
-	if err != nil {
-		return fmt.Errorf("raise incarnation %d: %w", from, err)
-	}
-	return nil
-}
-
-var errRaised = errors.New("raised already")
-
-func ifNot(ok bool, err error) error {
-	if ok {
-		return nil
-	}
-	return err
-}
-
-// jump moves everything that is handed out to the next multiple of step. The rows of the
-// feeds move too, so that a cursor of the older incarnation, and only such a one, is below
-// the floor.
-func (l *Ledger) jump(incarnation int64) []statement {
-	return []statement{
-		{text: fmt.Sprintf(`INSERT INTO jumps (chain, incarnation, head_before, head_after, at)
-			SELECT id, CAST($1 AS bigint), head, (head / %[1]d + 1) * %[1]d, CAST($2 AS bigint) FROM chains`, step), args: []any{incarnation, l.now().UnixMicro()}},
-		{text: fmt.Sprintf(`UPDATE feeds SET version = version + (SELECT (c.feed_version / %[1]d + 1) * %[1]d FROM chains c WHERE c.id = feeds.chain)`, step)},
-		{text: fmt.Sprintf(`UPDATE chains SET head = (head / %[1]d + 1) * %[1]d, feed_floor = (feed_version / %[1]d + 1) * %[1]d,
-			feed_version = feed_version + (feed_version / %[1]d + 1) * %[1]d`, step)},
-		{text: fmt.Sprintf("UPDATE numbers SET last = (last / %[1]d + 1) * %[1]d", step)},
-	}
-}
-
-// followTimeline raises the incarnation when PostgreSQL is on another timeline than it was:
-// a standby took over, or a backup was restored to a point in time.
-func (l *Ledger) followTimeline(ctx context.Context) error {
-	if l.db.timeline() == "" {
-		return nil
-	}
-	var now, stored, incarnation int64
-	err := l.db.read().QueryRowContext(ctx, "SELECT "+l.db.timeline()+", timeline, incarnation FROM ledger").Scan(&now, &stored, &incarnation)
-	if err != nil {
-		return fmt.Errorf("timeline: %w", err)
-	}
-	if now == stored {
-		return nil
-	}
-	if stored != 0 {
-		l.log.Warn("PostgreSQL is on another timeline than before: the incarnation is raised", "timeline", now, "before", stored)
-		if err := l.raise(ctx, incarnation); err != nil {
-			return err
-		}
-	}
-	if err := l.exec(ctx, statement{text: "UPDATE ledger SET timeline = $1", args: []any{now}}); err != nil {
-		return fmt.Errorf("timeline: %w", err)
-	}
-	return nil
 }

@@ -15,6 +15,8 @@ type changes struct {
 	records, sales, keys          *rows
 	duplicates, quarantined       *rows
 	resent, voids, voided, alarms *rows
+	marks                         *rows
+	lost                          map[holeKey]loss
 	sums                          sums
 	devices                       map[deviceKey]*protocol.DeviceState // newest by position
 	drawers                       map[deviceKey]*protocol.DrawerEvent
@@ -28,8 +30,8 @@ type spanKey struct{ store, day string }
 type span struct{ first, last int64 }
 
 const (
-	recordColumns = "chain, pos, stream, seq, store, kind, at, mono, day, received, hash, key, body"
-	recordTypes   = "iiiitttitibbb"
+	recordColumns = "chain, pos, stream, seq, store, kind, at, mono, day, received, hash, key, body, was"
+	recordTypes   = "iiiitttitibbbb"
 	salesTypes    = recordTypes + "ttii"
 )
 
@@ -38,12 +40,14 @@ func newChanges() changes {
 		records:     newRows(recordTypes),
 		sales:       newRows(salesTypes),
 		keys:        newRows("itttii"),
-		duplicates:  newRows("iiibt"),
+		duplicates:  newRows("iiibtb"),
 		quarantined: newRows("iiiittttttt" + "ibb"),
 		resent:      newRows("itttib"),
 		voids:       newRows("itttii"),
 		voided:      newRows("ii"),
 		alarms:      newRows("itttti"),
+		marks:       newRows("ittttitibbb"),
+		lost:        map[holeKey]loss{},
 		sums:        newSums(),
 		devices:     map[deviceKey]*protocol.DeviceState{},
 		drawers:     map[deviceKey]*protocol.DrawerEvent{},
@@ -73,7 +77,7 @@ func added(table, columns string) string {
 }
 
 // write writes all changes and commits, in one round trip.
-func (g *group) write(ctx context.Context, t tx) error {
+func (g *group) write(ctx context.Context, t tx, fail func(step string) error) error {
 	agents, streams, numbers := newRows("itttit"), newRows("iitttibii"), newRows("itti")
 	for key, a := range g.agents {
 		if a.fresh {
@@ -93,36 +97,48 @@ func (g *group) write(ctx context.Context, t tx) error {
 	}
 	kpis, tenders, items := g.sumRows()
 	devices, drawers, spans := g.stateRows()
-	return t.run(ctx, true,
-		statement{text: "UPDATE chains SET head = $2, streams = $3, quarantined = $4 WHERE id = $1",
+	statements := []statement{
+		{text: "UPDATE chains SET head = $2, streams = $3, quarantined = $4 WHERE id = $1",
 			args: []any{g.id, g.head, g.lastStream, g.lastQuarantined}},
-		statement{rows: agents, text: insert("agents", "chain, store, agent, state, last_seen, version", "ON CONFLICT DO NOTHING")},
-		statement{rows: streams, text: insert("streams", "chain, id, store, agent, epoch, through, hash, sealed, at",
+		{rows: agents, text: insert("agents", "chain, store, agent, state, last_seen, version", "ON CONFLICT DO NOTHING")},
+		{rows: streams, text: insert("streams", "chain, id, store, agent, epoch, through, hash, sealed, at",
 			"ON CONFLICT (chain, id) DO UPDATE SET through = excluded.through, hash = excluded.hash, sealed = excluded.sealed, at = excluded.at")},
-		statement{rows: g.records, text: insert("records", recordColumns, "")},
-		statement{rows: g.changes.sales, text: insert("records", recordColumns+", business_day, type, number, voided", "")},
-		statement{rows: g.keys, text: insert("business_keys", "chain, store, business_day, workstation, sequence, pos", "")},
-		statement{rows: numbers, text: insert("numbers", "chain, store, type, last", "ON CONFLICT (chain, store, type) DO UPDATE SET last = excluded.last")},
-		statement{rows: g.duplicates, text: insert("duplicates", "chain, stream, seq, hash, reason", "")},
-		statement{rows: g.quarantined, text: insert("quarantined",
-			"chain, id, stream, seq, store, agent, epoch, kind, day, cause, reason, received, hash, record", "ON CONFLICT (chain, store, agent, epoch, seq) DO NOTHING")},
-		statement{rows: g.changes.resent, text: insert("resent", "chain, store, agent, epoch, seq, sha256", "")},
-		statement{rows: g.changes.voids, text: insert("voids", "chain, store, business_day, workstation, sequence, pos", "")},
-		statement{rows: g.voided, text: keyed("chain, pos", "UPDATE records SET voided = 1 FROM k WHERE records.chain = k.chain AND records.pos = k.pos")},
-		statement{rows: kpis, text: kpiUpsert},
-		statement{rows: tenders, text: insert("tender_days", "chain, store, day, currency, type, count, amount",
+		{rows: g.records, text: insert("records", recordColumns, "")},
+		{rows: g.changes.sales, text: insert("records", recordColumns+", business_day, type, number, voided", "")},
+		{rows: g.keys, text: insert("business_keys", "chain, store, business_day, workstation, sequence, pos", "")},
+		{rows: numbers, text: insert("numbers", "chain, store, type, last", "ON CONFLICT (chain, store, type) DO UPDATE SET last = excluded.last")},
+		{rows: g.duplicates, text: insert("duplicates", "chain, stream, seq, hash, reason, record", "")},
+		{rows: g.quarantined, text: insert("quarantined",
+			"chain, id, stream, seq, store, agent, epoch, kind, day, cause, reason, received, hash, record", "ON CONFLICT (chain, store, agent, epoch, seq, hash) DO NOTHING")},
+		{rows: g.changes.resent, text: insert("resent", "chain, store, agent, epoch, seq, sha256", "")},
+		{rows: g.changes.voids, text: insert("voids", "chain, store, business_day, workstation, sequence, pos", "")},
+		{rows: g.voided, text: keyed("chain, pos", "UPDATE records SET voided = 1 FROM k WHERE records.chain = k.chain AND records.pos = k.pos")},
+		{rows: kpis, text: kpiUpsert},
+		{rows: tenders, text: insert("tender_days", "chain, store, day, currency, type, count, amount",
 			"ON CONFLICT (chain, store, day, currency, type) DO UPDATE SET count = tender_days.count + excluded.count, amount = tender_days.amount + excluded.amount")},
-		statement{rows: items, text: insert("item_days", "chain, store, day, currency, item, item_group, units, amount",
+		{rows: items, text: insert("item_days", "chain, store, day, currency, item, item_group, units, amount",
 			"ON CONFLICT (chain, store, day, currency, item, item_group) DO UPDATE SET units = item_days.units + excluded.units, amount = item_days.amount + excluded.amount")},
-		statement{rows: devices, text: insert("devices", "chain, store, device, driver, class, state, drawer, since, reason, hint",
+		{rows: devices, text: insert("devices", "chain, store, device, driver, class, state, drawer, since, reason, hint",
 			`ON CONFLICT (chain, store, device) DO UPDATE SET driver = excluded.driver, class = excluded.class, state = excluded.state,
 			since = excluded.since, reason = excluded.reason, hint = excluded.hint`)},
-		statement{rows: drawers, text: insert("devices", "chain, store, device, driver, class, state, drawer, since, reason, hint",
+		{rows: drawers, text: insert("devices", "chain, store, device, driver, class, state, drawer, since, reason, hint",
 			"ON CONFLICT (chain, store, device) DO UPDATE SET drawer = excluded.drawer")},
-		statement{rows: spans, text: insert("day_spans", "chain, store, day, first_pos, last_pos",
+		{rows: spans, text: insert("day_spans", "chain, store, day, first_pos, last_pos",
 			"ON CONFLICT (chain, store, day) DO UPDATE SET last_pos = excluded.last_pos")},
-		statement{rows: g.alarms, text: alarmInsert},
-	)
+		{rows: g.marks, text: insert("day_marks", "chain, store, day, agent, epoch, seq, head_epoch, head_seq, head_hash, certificate, signature", "")},
+		{rows: g.holeRows(), text: holeInsert},
+		{rows: g.alarms, text: alarmInsert},
+	}
+	if fail == nil {
+		return t.run(ctx, true, statements...)
+	}
+	if err := t.run(ctx, false, statements...); err != nil {
+		return err
+	}
+	if err := fail(StepWritten); err != nil {
+		return err
+	}
+	return t.run(ctx, true)
 }
 
 func (g *group) sumRows() (kpis, tenders, items *rows) {

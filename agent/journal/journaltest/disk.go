@@ -29,6 +29,8 @@ var ErrDead = errors.New("the power is gone")
 type Disk struct {
 	// Capacity is how much fits, in bytes; what is created beyond it gets ENOSPC. 0 = no end.
 	Capacity int64
+	// Short, when set, says how many of n bytes a write takes.
+	Short func(path string, n int) int
 	// FreeBytes, when set, is what Free says, whatever Capacity has left.
 	FreeBytes func() uint64
 	// ReadOnly answers every change with EROFS.
@@ -412,6 +414,12 @@ func (f *file) WriteAt(b []byte, off int64) (int, error) {
 			f.put(b[:f.d.rand.IntN(len(b)+1)], off)
 		}
 		return 0, err
+	}
+	if f.d.Short != nil {
+		if n := f.d.Short(f.path, len(b)); n < len(b) {
+			f.put(b[:n], off)
+			return n, io.ErrShortWrite
+		}
 	}
 	if grow := off + int64(len(b)) - int64(len(f.n.data)); f.d.Capacity > 0 && grow > 0 && f.d.used()+grow > f.d.Capacity {
 		fits := max(0, int64(len(b))-grow)

@@ -6,7 +6,8 @@ ALTER TABLE records ADD COLUMN was bytea; -- JSON of protocol.Was; part of the h
 ALTER TABLE duplicates ADD COLUMN record bytea; -- JSON of the record: its content is part of the hash
 ALTER TABLE agents ADD COLUMN skew bigint NOT NULL DEFAULT 0; -- seconds that the PC's clock is ahead, at its newest hello
 
--- Records that were accepted once, and that the agent does not hold any more.
+-- Records that were accepted once, and that the agent does not hold any more. Where the hash is
+-- empty, what the stream holds by now of the stretch has come after all.
 CREATE TABLE holes (
     chain     bigint NOT NULL,
     store     text   NOT NULL,
@@ -16,10 +17,35 @@ CREATE TABLE holes (
     last_seq  bigint NOT NULL,
     hash      bytea  NOT NULL, -- of record last_seq, as the agent says; empty = the stream did not move over it
     reason    text   NOT NULL, -- damaged, trimmed
-    day       text   NOT NULL, -- of the record before it in the stream; '' = none
+    day       text   NOT NULL, -- of the record before it, which may end the epoch before; '' = none is known
+    seal      bytea,           -- JSON of protocol.Seal that was lost with seq 1, or null when that is not known: what else is missing is not known then
     received  bigint NOT NULL,
-    PRIMARY KEY (chain, store, agent, epoch, first_seq)
+    PRIMARY KEY (chain, store, agent, epoch, first_seq, last_seq)
 );
+
+-- The same position may come with several contents when another agent delivers them.
+CREATE TABLE quarantine (
+    chain    bigint NOT NULL,
+    id       bigint NOT NULL,
+    stream   bigint NOT NULL, -- 0 = the stream did not move over it
+    seq      bigint NOT NULL,
+    store    text   NOT NULL,
+    agent    text   NOT NULL,
+    epoch    text   NOT NULL,
+    kind     text   NOT NULL,
+    day      text   NOT NULL,
+    cause    text   NOT NULL, -- kind, body, business, was, database, raw, drained, hole
+    reason   text   NOT NULL,
+    received bigint NOT NULL,
+    hash     bytea  NOT NULL,
+    record   bytea  NOT NULL,
+    PRIMARY KEY (chain, id),
+    UNIQUE (chain, store, agent, epoch, seq, hash)
+);
+INSERT INTO quarantine (chain, id, stream, seq, store, agent, epoch, kind, day, cause, reason, received, hash, record)
+    SELECT chain, id, stream, seq, store, agent, epoch, kind, day, cause, reason, received, hash, record FROM quarantined;
+DROP TABLE quarantined;
+ALTER TABLE quarantine RENAME TO quarantined;
 
 -- What an agent says of a day's end, signed.
 CREATE TABLE day_marks (

@@ -1,0 +1,278 @@
+package journal_test
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+
+	"pgregory.net/rapid"
+
+	"github.com/storelay/storelay/agent/journal"
+	"github.com/storelay/storelay/agent/journal/journaltest"
+	"github.com/storelay/storelay/protocol"
+)
+
+// damages are what a disk does to a file behind everybody's back.
+var damages = map[string]func(data []byte, at int) []byte{
+	"flipped bit": func(data []byte, at int) []byte { data[at] ^= 0x20; return data },
+	"zeroed page": func(data []byte, at int) []byte {
+		from := at / 4096 * 4096
+		clear(data[from:min(from+4096, len(data))])
+		return data
+	},
+	"torn tail":   func(data []byte, at int) []byte { return data[:at] },
+	"zero length": func([]byte, int) []byte { return nil },
+	"deleted":     nil,
+}
+
+// TestDamageIsMendedOrNamedNeverSilent damages one segment anywhere, with the index whole or
+// lost. Whatever was accepted is held, or stands in a skip that goes to the relay, or is
+// named; and the journal goes on.
+func TestDamageIsMendedOrNamedNeverSilent(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		m := newMachine(rapid.Uint64().Draw(t, "seed"))
+		for range rapid.IntRange(1, 3).Draw(t, "lives") {
+			check(t, m.open())
+			for range rapid.IntRange(1, 40).Draw(t, "sales") {
+				check(t, m.sell())
+			}
+			if rapid.Bool().Draw(t, "delivers") {
+				check(t, m.deliver(10))
+			}
+			check(t, m.j.Close())
+			m.disk.Kill()
+		}
+		files := m.disk.Files(".seg")
+		path := files[rapid.IntRange(0, len(files)-1).Draw(t, "file")]
+		what := rapid.SampledFrom(slices.Sorted(maps.Keys(damages))).Draw(t, "damage")
+		if damage := damages[what]; damage == nil {
+			m.disk.Delete(path)
+		} else {
+			share := rapid.Float64Range(0, 0.999).Draw(t, "where")
+			m.disk.Damage(path, func(data []byte) []byte { return damage(data, int(share*float64(len(data)))) })
+		}
+		lost := rapid.Bool().Draw(t, "index lost")
+		if lost {
+			m.index.Lose()
+		}
+		check(t, m.open())
+		// The end of everything, cut off together with the index, looks like an end: only the
+		// relay can tell, when it has heard of more.
+		unknowable := lost && path == files[len(files)-1] && (what == "torn tail" || what == "zero length" || what == "deleted")
+		held, skips := m.held(t)
+		missing := 0
+		for _, s := range m.accepted {
+			got := held[s.at]
+			if string(got.Body) == s.body {
+				continue
+			}
+			if got.Body != nil {
+				t.Fatalf("%s is %s, want %s", s.at, got.Body, s.body)
+			}
+			missing++
+			skipped := slices.ContainsFunc(skips, func(k protocol.Skip) bool { return k.From <= s.at.Seq && s.at.Seq <= k.To })
+			if !skipped && len(m.j.Damage()) == 0 && !unknowable {
+				t.Fatalf("%s of %s: %s is gone without a word", what, path, s.at)
+			}
+			if !lost && s.at.Seq > m.acked[s.at.Epoch] {
+				t.Fatalf("%s of %s: %s waits, the index has it, and it is not held", what, path, s.at)
+			}
+		}
+		if missing > 0 && len(m.j.Damage()) == 0 && lost && !unknowable {
+			t.Fatalf("%s of %s: %d records are gone and no damage is shown", what, path, missing)
+		}
+		check(t, m.sell()) // life goes on, and what waits can be delivered
+		for range 1000 {
+			if oldest, _ := m.j.Heads(); oldest.Seq == 0 {
+				return
+			}
+			check(t, m.deliver(50))
+		}
+		t.Fatal("what waits is never delivered")
+	})
+}
+
+func check(t rapid.TB, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// TestAFailingDiskRefusesAndKeepsWhatItAccepted fails a step of the disk once: what was
+// accepted stays, the caller is told, and the next sale is accepted.
+func TestAFailingDiskRefusesAndKeepsWhatItAccepted(t *testing.T) {
+	for _, tt := range []struct {
+		step string
+		err  error
+		want error
+	}{
+		{"write", syscall.EIO, syscall.EIO},
+		{"datasync", syscall.EIO, syscall.EIO},
+		{"create", syscall.ENOSPC, journal.ErrFull},
+		{"create", syscall.EIO, syscall.EIO},
+		{"syncdir", syscall.EIO, syscall.EIO},
+	} {
+		t.Run(tt.step+" "+tt.err.Error(), func(t *testing.T) {
+			m := opened(t)
+			m.sellMany(t, 3)
+			failed := 0
+			m.disk.Fail = func(step, path string) error {
+				if step == tt.step && failed == 0 && (step != "write" || strings.HasSuffix(path, ".seg")) {
+					failed++
+					return tt.err
+				}
+				return nil
+			}
+			var err error
+			for i := 0; i < 200 && err == nil; i++ { // until a segment begins, where the step is of that
+				err = m.sell()
+			}
+			if failed != 1 || !errors.Is(err, tt.want) {
+				t.Fatalf("failed %d times, error %v, want %v", failed, err, tt.want)
+			}
+			m.sellMany(t, 3)
+			m.check(t)
+			m.disk.Crash()
+			do(t, m.open())
+			m.check(t)
+		})
+	}
+}
+
+func TestAShortWriteCountsForNothing(t *testing.T) {
+	m := opened(t)
+	m.sellMany(t, 2)
+	m.disk.Short = func(path string, n int) int { return n / 2 }
+	if err := m.sell(); err == nil {
+		t.Fatal("half a write was taken for a whole one")
+	}
+	m.disk.Short = nil
+	m.sellMany(t, 2)
+	m.disk.Crash()
+	do(t, m.open())
+	m.check(t)
+}
+
+func TestAReadOnlyDiskRefusesAndComesBack(t *testing.T) {
+	m := opened(t)
+	m.sellMany(t, 3)
+	m.disk.ReadOnly = true
+	for range 3 {
+		if err := m.sell(); !errors.Is(err, syscall.EROFS) {
+			t.Fatalf("error %v, want EROFS", err)
+		}
+	}
+	m.disk.Kill()
+	if err := m.open(); !errors.Is(err, syscall.EROFS) {
+		t.Fatalf("open: %v, want EROFS", err)
+	}
+	m.disk.ReadOnly = false
+	do(t, m.open())
+	m.sellMany(t, 3)
+	m.check(t)
+}
+
+// TestAFullDiskKeepsWhatItAcceptedAndGoesOn fills the disk for real, delivers, and sells
+// again when there is room.
+func TestAFullDiskKeepsWhatItAcceptedAndGoesOn(t *testing.T) {
+	m := newMachine(3)
+	m.opt.FloorBytes, m.opt.ReserveBytes = 128<<10, 32<<10
+	m.disk.Capacity = 1 << 20
+	do(t, m.open())
+	if len(m.disk.Files("reserve")) != 1 {
+		t.Error("no reserve was laid by")
+	}
+	var err error
+	for i := 0; i < 5000 && err == nil; i++ {
+		err = m.sell()
+	}
+	if !errors.Is(err, journal.ErrFull) {
+		t.Fatalf("error %v, want ErrFull", err)
+	}
+	ballast, err := m.disk.Create("/ballast", 56<<10) // another program takes the rest
+	do(t, err)
+	do(t, ballast.Close())
+	do(t, m.restart())
+	m.check(t)
+	if len(m.disk.Files("reserve")) != 0 {
+		t.Error("the reserve was not given up")
+	}
+	for m.j.Stats().Waiting > 0 {
+		do(t, m.deliver(500))
+		do(t, m.j.Keep())
+	}
+	do(t, m.j.Keep()) // packs and drops what is acknowledged: the disk is low
+	m.sellMany(t, 20)
+	if d := m.j.Damage(); len(d) > 0 {
+		t.Errorf("damage %v", d)
+	}
+	m.disk.Delete("/ballast")
+	do(t, m.j.Keep())
+	if free, err := m.disk.Free("/"); err != nil || free < 512<<10 {
+		t.Errorf("%d bytes are free, %v: what was acknowledged is not dropped", free, err)
+	}
+}
+
+func TestManyHundredStartsWedgeNothing(t *testing.T) {
+	m := newMachine(5)
+	const starts = 800
+	for i := range starts {
+		do(t, m.open())
+		do(t, m.sell())
+		if i%200 == 199 {
+			for m.j.Stats().Waiting > starts/10 {
+				do(t, m.deliver(100))
+			}
+		}
+		m.crash(i%2 == 0)
+	}
+	do(t, m.open())
+	m.check(t)
+	if n := len(m.j.Epochs("", 1<<20)); n != starts {
+		t.Errorf("%d epochs, want one of each start", n)
+	}
+}
+
+func TestTheJournalOfAnotherAgentIsNotOpened(t *testing.T) {
+	m := opened(t)
+	m.sellMany(t, 1)
+	m.disk.Kill()
+	other := shop
+	other.Agent = "pc-2"
+	_, err := journal.Open(journal.Options{Dir: "/j", Origin: other, Disk: m.disk, Index: m.index, Inline: true})
+	if err == nil || !strings.Contains(err.Error(), "belongs to c/0001/pc") {
+		t.Errorf("error %v, want whose it is", err)
+	}
+	m.disk.Kill()
+	do(t, m.open())
+	m.check(t)
+}
+
+// TestADiskThatLiesIsFoundOut loses what was "synced": nothing can hold that, and the relay,
+// which has it, says so.
+func TestADiskThatLiesIsFoundOut(t *testing.T) {
+	m := newMachine(11)
+	m.disk.Lies = true
+	do(t, m.open())
+	m.sellMany(t, 30)
+	oldest, _ := m.j.Heads()
+	b, err := m.j.Read(oldest, 1000, 1<<20)
+	do(t, err)
+	told := mark(b)
+	m.disk.Crash()
+	m.index.Lose()
+	do(t, m.open())
+	m.sellMany(t, 1)
+	if err := m.j.Acked(told, 1); !errors.Is(err, journal.ErrFork) {
+		t.Errorf("the relay's mark of what this disk has lost: %v, want ErrFork", err)
+	}
+	do(t, m.j.Fork(fmt.Sprint(told)))
+	m.sellMany(t, 1)
+}
+
+var _ journal.Disk = (*journaltest.Disk)(nil)
