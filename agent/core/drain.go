@@ -139,6 +139,13 @@ func (f former) Read(from protocol.Position, maxRecords, maxBytes int) (protocol
 	return b, err
 }
 
+// LastAck implements link.Source. No mark is shown in a hello: the ledger has none of these
+// records in a stream of the agent that delivers them, and would take itself for restored.
+func (f former) LastAck() (*protocol.Mark, int64) {
+	_, incarnation := f.Journal.LastAck()
+	return nil, incarnation
+}
+
 // Fork implements link.Source: records that are delivered for another agent have no stream
 // to fork.
 func (f former) Fork(reason string) error {
