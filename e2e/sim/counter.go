@@ -57,27 +57,37 @@ func (g *gauge) start() {
 		w.fail("counter %s: %v", g.id, err)
 		return
 	}
+	g.run(driver, host)
+	g.read(g.pc.lives, driver, host)
+}
+
+// run is one Run of the driver.
+func (g *gauge) run(driver drivers.Driver, host drivers.Host) {
 	g.lines = nil
-	g.ctx, g.cancel = context.WithCancel(w.ctx())
+	g.ctx, g.cancel = context.WithCancel(g.pc.w.ctx())
 	ctx := g.ctx
 	g.step, g.stop = iter.Pull(func(yield func(struct{}) bool) {
 		g.yield = yield
-		_ = driver.Run(ctx, host) // that the port is gone or that it is told to end
+		_ = driver.Run(ctx, host) // why it ends is the supervisor's, who runs it again
 	})
-	life := g.pc.lives
-	g.read(life)
 }
 
-// read lets the driver go on, every minute of the agent's life.
-func (g *gauge) read(life int) {
+// read lets the driver go on, every minute of the agent's life, and runs it again when it has
+// ended.
+func (g *gauge) read(life int, driver drivers.Driver, host drivers.Host) {
 	if g.pc.lives != life || g.step == nil {
 		return
 	}
-	g.step()
-	g.pc.look()
-	if g.step != nil {
-		g.pc.w.in(readEvery, func() { g.read(life) })
+	_, goes := g.step()
+	if g.pc.look(); g.step == nil {
+		return
 	}
+	if !goes {
+		g.cancel()
+		g.run(driver, host)
+	}
+	g.pc.w.in(readEvery, func() { g.read(life, driver, host) })
+	g.pc.end.poke()
 }
 
 // end stops the driver: in good order, so that it emits what it has, or with its process.
@@ -118,7 +128,7 @@ func (p port) Read(ctx context.Context, b []byte) (int, error) {
 func (p port) Write(context.Context, []byte) error {
 	g := p.g
 	g.seq++
-	text := fmt.Sprintf("C,%d,%d,%d,%d", g.seq, g.meter.in, g.meter.out, int64(g.pc.w.now.Sub(g.pc.w.s.midnight()).Seconds()))
+	text := fmt.Sprintf("C,%d,%d,%d,%d", g.seq, g.meter.in, g.meter.out, int64(g.pc.w.now.Sub(g.pc.w.s.begins()).Seconds()))
 	check := byte(0)
 	for i := range len(text) {
 		check ^= text[i]
@@ -149,14 +159,13 @@ func (h bookedHost) Emit(ctx context.Context, kind protocol.Kind, body any, stat
 		return errGone
 	}
 	day := h.pc.dayOf(body)
-	epoch := h.pc.lastEpoch()
 	err := h.Host.Emit(ctx, kind, body, state)
-	h.pc.w.book.counted(h.pc, kind, body, day, epoch, err)
+	h.pc.w.book.counted(h.pc, kind, body, day, err)
 	id := h.id
-	h.pc.did(func(a *core.Agent) {
+	h.pc.past.add(h.pc, func(a *core.Agent) {
 		if again, ok := a.Host(id); ok {
 			_ = again.Emit(ctx, kind, body, state)
 		}
 	})
-	return err
+	return err // the coroutine's caller looks at what came of it
 }

@@ -12,8 +12,8 @@ import (
 
 // A line is a store's way to the relay.
 type line struct {
-	down    int  // faults that hold it down
-	silent  int  // faults that let nothing pass
+	down    int   // faults that hold it down
+	silent  int   // faults that let nothing pass
 	percent int64 // of messages that are lost, doubled or late; a tenth of it break the connection
 }
 
@@ -25,8 +25,7 @@ type end struct {
 	origin protocol.Origin
 	sender *link.Sender
 	r      *rand.Rand
-	heard  func(remembered func(*link.Sender)) // is told what the sender was told
-	look   func()
+	heard  func(op func(*link.Sender)) // is told what the sender was told, and looks at what came of it
 
 	closed   bool
 	id       string // of the connection; "" = there is none
@@ -35,8 +34,8 @@ type end struct {
 	pause    time.Duration
 }
 
-func (w *world) newEnd(name string, s *store, origin protocol.Origin, sender *link.Sender, life int, heard func(func(*link.Sender)), look func()) *end {
-	return &end{w: w, name: name, line: &s.line, origin: origin, sender: sender, r: w.random("line of "+name, life), heard: heard, look: look}
+func (w *world) newEnd(name string, s *store, origin protocol.Origin, sender *link.Sender, life int, heard func(func(*link.Sender))) *end {
+	return &end{w: w, name: name, line: &s.line, origin: origin, sender: sender, r: w.random("line of "+name, life), heard: heard}
 }
 
 const (
@@ -63,7 +62,6 @@ func (e *end) connect() {
 	now, id := e.w.now, e.id
 	e.sender.Connected(now, id)
 	e.heard(func(s *link.Sender) { s.Connected(now, id) })
-	e.w.relay.connected(e)
 	e.step()
 }
 
@@ -99,7 +97,7 @@ func (e *end) step() {
 	now, id := e.w.now, e.id
 	outs, wake, err := e.sender.Step(now)
 	e.heard(func(s *link.Sender) { _, _, _ = s.Step(now) })
-	if e.look(); e.closed {
+	if e.closed {
 		return
 	}
 	if err != nil {
@@ -141,6 +139,11 @@ func (e *end) up(out link.Out) {
 			}
 		case answer != nil:
 			e.travel(func() { e.down(link.TopicDown, answer) })
+			for _, twin := range e.w.ends() { // a copy of the PC listens to the same topic
+				if twin != e && twin.origin == e.origin {
+					twin.travel(func() { twin.down(link.TopicDown, answer) })
+				}
+			}
 		}
 	})
 }
@@ -152,10 +155,9 @@ func (e *end) down(topic link.Topic, payload []byte) {
 		return
 	}
 	now := e.w.now
-	e.w.pause(e)
 	err := e.sender.Received(now, topic, payload)
 	e.heard(func(s *link.Sender) { _ = s.Received(now, topic, payload) })
-	if e.look(); e.closed {
+	if e.closed {
 		return
 	}
 	if err != nil {
@@ -225,10 +227,4 @@ func (w *world) ends() []*end {
 		}
 	}
 	return all
-}
-
-// gather adds up what an end's sender has done.
-func (w *world) gather(e *end) {
-	s := e.sender.Status()
-	_ = s
 }

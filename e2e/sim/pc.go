@@ -18,6 +18,7 @@ import (
 	"github.com/storelay/storelay/agent/journal/journaltest"
 	"github.com/storelay/storelay/drivers"
 	"github.com/storelay/storelay/protocol"
+	"github.com/storelay/storelay/protocol/link"
 )
 
 var errGone = errors.New("the agent has ended")
@@ -35,21 +36,31 @@ type pc struct {
 	tills    []*till
 	counters []*gauge
 
-	on     bool // it is meant to run
-	down   bool // something has ended the agent, and an event will start it again
-	agent  *core.Agent
-	lives  int // starts of the agent
-	boots  int
-	booted time.Time
-	skew   time.Duration // how far the PC's clock is ahead
-	end    *end          // of the link
-	dying  Kind          // what it means when the disk dies: Kill or Power
-	repair time.Duration // and how long the agent is down then
-	epochs map[protocol.Epoch]int
-	cursor int64 // of the config feed, newest seen
+	on       bool // it is meant to run
+	down     bool // something has ended the agent, and an event will start it again
+	agent    *core.Agent
+	lives    int // starts of the agent
+	boots    int
+	booted   time.Time
+	skew     time.Duration          // how far the PC's clock is ahead
+	end      *end                   // of the link
+	dying    Kind                   // what it means when the disk dies: Kill or Power
+	repair   time.Duration          // and how long the agent is down then
+	epochs   map[protocol.Epoch]int // by the life that began it
+	resumed  []protocol.Epoch       // that went on in another life
+	cursor   int64                  // of the config feed, newest seen
+	restores int                    // of the relay, until then
 
-	snapshots
-	history
+	lostTime bool    // its clock has begun anew: what is kept for some days may be dropped at once
+	main     bool    // the store's own, not a copy
+	former   *former // a journal of this PC that another agent has left
+	taints   []taint // what may be lost of it
+
+	images     int
+	past       history
+	replaying  bool
+	replayAt   time.Time
+	replaySkew time.Duration
 }
 
 const agentVersion = "1.0.0"
@@ -67,6 +78,7 @@ func (w *world) newPC(s *store, origin protocol.Origin, name string) (*pc, error
 func (p *pc) emptyDisk() {
 	p.disk = journaltest.NewDisk(p.r.Uint64(), p.wall)
 	p.index = journal.NewMemoryIndex()
+	p.cursor = 0
 }
 
 // wall is the PC's clock.
@@ -128,10 +140,14 @@ func (p *pc) start() {
 		p.w.fail("%s does not start: %v", p.name, err)
 		return
 	}
-	p.agent = agent
 	p.w.say("%s: agent starts, life %d, clock %s ahead, %d wait", p.name, p.lives, p.skew, agent.Journal().Stats().Waiting)
-	p.history.began(p)
-	p.end = p.w.newEnd(p.name, p.store, p.origin, p.agent.Sender(), p.lives, p.did, p.look)
+	p.begin(agent)
+}
+
+// begin lets an agent that is open work.
+func (p *pc) begin(agent *core.Agent) {
+	p.agent = agent
+	p.end = p.w.newEnd(p.name, p.store, p.origin, p.agent.Sender(), p.lives, p.heard)
 	p.rollOver()
 	for _, g := range p.counters {
 		if p.agent != nil {
@@ -176,8 +192,16 @@ func (p *pc) config() core.Config {
 
 // did remembers what the agent was told, and looks at what came of it.
 func (p *pc) did(op func(*core.Agent)) {
-	p.history.add(p, op)
+	p.past.add(p, op)
 	p.look()
+}
+
+// heard is did for what the link's sender was told.
+func (p *pc) heard(op func(*link.Sender)) {
+	p.did(func(a *core.Agent) { op(a.Sender()) })
+	if p.agent != nil {
+		p.replicaCursor()
+	}
 }
 
 // look sees whether the disk has died under the agent.
@@ -217,15 +241,18 @@ func (p *pc) after(d time.Duration) {
 
 // leave takes the agent out of the world.
 func (p *pc) leave(order bool) {
+	if !order {
+		p.lives++ // nothing of it is taken any more
+	}
 	for _, g := range p.counters {
 		g.end(order)
 	}
 	if p.end != nil {
-		p.w.gather(p.end)
+		_ = p.end.sender.Status()
 		p.end.gone()
 	}
 	p.end = nil
-	p.lives++ // what belonged to this life ends
+	p.lives++
 	if p.agent != nil {
 		p.w.book.damaged(p, p.agent.Journal().Damage())
 	}
@@ -277,6 +304,7 @@ func (p *pc) rollOver() {
 		p.w.fail("%s: roll over: %v", p.name, err)
 	}
 	p.did(func(a *core.Agent) { _ = op(a) })
+	p.end.poke()
 }
 
 func (p *pc) keep() {
@@ -313,10 +341,17 @@ func (p *pc) dayOf(body any) protocol.Day {
 	return rule.Day(c.To.Add(-time.Nanosecond))
 }
 
-// post brings a sale to the agent; 0 = there was no answer.
-func (p *pc) post(t *till, s *sale) (status int, answer []byte) {
+// A reply is the agent's answer to a till.
+type reply struct {
+	status   int // 0 = there was none
+	replayed bool
+	body     []byte
+}
+
+// post brings a sale to the agent.
+func (p *pc) post(t *till, s *sale) reply {
 	if p.agent == nil || p.disk.Dead() {
-		return 0, nil
+		return reply{}
 	}
 	send := func(a *core.Agent) *httptest.ResponseRecorder {
 		req := httptest.NewRequest(http.MethodPost, "/v1/transactions", bytes.NewReader(s.body))
@@ -332,10 +367,10 @@ func (p *pc) post(t *till, s *sale) (status int, answer []byte) {
 	dead := p.disk.Dead()
 	p.did(func(a *core.Agent) { send(a) })
 	if dead {
-		return 0, nil
+		return reply{}
 	}
 	p.end.poke()
-	return res.Code, res.Body.Bytes()
+	return reply{res.Code, res.Header().Get("Idempotency-Replayed") != "", res.Body.Bytes()}
 }
 
 // undelivered says what of the PC is still on its way.
@@ -352,7 +387,7 @@ func (p *pc) undelivered() string {
 		status := p.agent.Sender().Status()
 		return fmt.Sprintf("%d records wait at %s; link: %+v", n, p.name, status)
 	}
-	if p.former != nil && !p.former.done {
+	if p.former != nil && p.former.journal.Stats().Waiting > 0 {
 		return fmt.Sprintf("the former journal of %s is not drained", p.name)
 	}
 	return ""
@@ -366,16 +401,15 @@ func copyDir(from, to string) error {
 	return os.CopyFS(to, os.DirFS(from))
 }
 
-// replicaCursor looks at the config feed, whose cursor never goes back but with a reset.
-func (p *pc) replicaCursor(reset bool) {
+// replicaCursor looks at the config feed, whose cursor goes back only when the ledger did.
+func (p *pc) replicaCursor() {
 	at, err := p.agent.Journal().Cursor(protocol.FeedConfig)
 	if err != nil {
 		p.w.fail("%s: cursor: %v", p.name, err)
 		return
 	}
-	if at < p.cursor && !reset {
+	if at < p.cursor && p.restores == p.w.relay.restores {
 		p.w.fail("%s: the cursor of the config feed went back from %d to %d", p.name, p.cursor, at)
 	}
-	p.cursor = at
+	p.cursor, p.restores = at, p.w.relay.restores
 }
-

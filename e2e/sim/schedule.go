@@ -35,7 +35,7 @@ type Shop struct {
 
 // A Fault is one thing that goes wrong.
 type Fault struct {
-	At    Span  `json:"at"` // since midnight UTC of the first day
+	At    Span  `json:"at"` // since midnight UTC of the day before the first
 	Kind  Kind  `json:"kind"`
 	Store int   `json:"store"` // which shop; of no meaning for the relay
 	For   Span  `json:"for,omitempty"`
@@ -152,7 +152,7 @@ func draw(r *rand.Rand) Kind {
 func (s *Schedule) fault(r *rand.Rand, kind Kind) Fault {
 	f := Fault{Kind: kind, Store: r.IntN(len(s.Stores))}
 	day := r.IntN(s.Days)
-	opens := s.opens(f.Store, day).Sub(s.midnight())
+	opens := s.opens(f.Store, day).Sub(s.begins())
 	f.At = Span(opens - before + time.Duration(r.Int64N(int64(before+openFor+after-time.Minute)))).round()
 	minutes := func(n int) Span { return Span(time.Duration(1+r.IntN(n)) * time.Minute) }
 	f.For = minutes(15)
@@ -178,7 +178,7 @@ func (s *Schedule) fault(r *rand.Rand, kind Kind) Fault {
 	case Rollback, Resume:
 		f.For = minutes(50)
 		if r.IntN(3) == 0 {
-			f.For = Span(s.opens(f.Store, day+1).Sub(s.midnight())+10*time.Minute) - f.At
+			f.For = Span(s.opens(f.Store, day+1).Sub(s.begins())+10*time.Minute) - f.At
 		}
 	case Skew:
 		f.N, f.For = r.Int64N(20*60)-10*60, minutes(120)
@@ -208,8 +208,9 @@ const (
 	after   = 25 * time.Minute // and after
 )
 
-func (s *Schedule) midnight() time.Time {
-	return time.Date(s.Start.Year, s.Start.Month, s.Start.Date, 0, 0, 0, 0, time.UTC)
+// begins is the day before the first at midnight UTC: in the east that day begins early.
+func (s *Schedule) begins() time.Time {
+	return time.Date(s.Start.Year, s.Start.Month, s.Start.Date-1, 0, 0, 0, 0, time.UTC)
 }
 
 // opens is when a shop opens on the nth day: at nine o'clock its time.
@@ -249,7 +250,7 @@ func (s *Schedule) String() string {
 			storeID(i), shop.Zone, shop.CutOff, shop.Tills, shop.Counters, shop.Sales, shop.Always)
 	}
 	for _, f := range s.Faults {
-		fmt.Fprintf(&b, "  %s  %-12s store %s  for %-8s n=%d\n", s.midnight().Add(time.Duration(f.At)).Format("02 15:04:05.000"), f.Kind, storeID(f.Store), time.Duration(f.For), f.N)
+		fmt.Fprintf(&b, "  %s  %-12s store %s  for %-8s n=%d\n", s.begins().Add(time.Duration(f.At)).Format("02 15:04:05.000"), f.Kind, storeID(f.Store), time.Duration(f.For), f.N)
 	}
 	return b.String()
 }

@@ -15,7 +15,8 @@ type store struct {
 	id       string
 	shop     Shop
 	settings protocol.Store // as head office has said
-	pc       *pc            // the store's own; copies of it are in world.pcs alone
+	pc       *pc            // the store's own
+	copy     *pc            // a PC with a copy of its disk; nil = there is none
 	line     line
 }
 
@@ -35,7 +36,7 @@ func (w *world) openStore(i int) error {
 	if err != nil {
 		return err
 	}
-	s.pc = p
+	s.pc, p.main = p, true
 	for n := range shop.Tills {
 		p.addTill(fmt.Sprint(n + 1))
 	}
@@ -197,8 +198,8 @@ func (t *till) pump() {
 		t.busy = true
 		w.in(d, func() { t.busy = false; t.pump() })
 	}
-	status, answer := t.pc.post(t, s)
-	switch {
+	answer := t.pc.post(t, s)
+	switch status := answer.status; {
 	case status == 0 || status == 201 && t.r.IntN(15) == 0: // no answer, or it was lost on its way
 		again(time.Duration(3+t.r.IntN(20)) * time.Second)
 	case status == 201:
@@ -220,12 +221,12 @@ func (t *till) repeat(s *sale) {
 	if s.sent.BusinessDay.IsZero() && t.pc.forgot(s.entry) {
 		return // the agent may date it otherwise by now, and then it is another transaction
 	}
-	switch status, answer := t.pc.post(t, s); status {
+	switch answer := t.pc.post(t, s); answer.status {
 	case 0, 503, 507:
 	case 201:
 		t.pc.w.book.soldAgain(s, answer)
 	default:
-		t.pc.w.fail("till %s of %s: repeated sale %d is answered %d", t.name, t.pc.name, s.seq, status)
+		t.pc.w.fail("till %s of %s: repeated sale %d is answered %d", t.name, t.pc.name, s.seq, answer.status)
 	}
 }
 

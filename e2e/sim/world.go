@@ -42,7 +42,7 @@ func Run(s Schedule, trace Tracer) Result {
 		return Result{Schedule: s, Err: err}
 	}
 	defer os.RemoveAll(dir) //nolint:errcheck // what stays is in a temporary folder
-	w := &world{s: s, dir: dir, now: s.midnight(), trace: trace, sum: sha256.New()}
+	w := &world{s: s, dir: dir, now: s.begins(), trace: trace, sum: sha256.New()}
 	w.book = newBook(w)
 	err = w.live()
 	if w.relay != nil {
@@ -89,10 +89,12 @@ type event struct {
 
 type events []event
 
-func (e events) Len() int           { return len(e) }
-func (e events) Less(i, j int) bool { return e[i].at.Before(e[j].at) || e[i].at.Equal(e[j].at) && e[i].n < e[j].n }
-func (e events) Swap(i, j int)      { e[i], e[j] = e[j], e[i] }
-func (e *events) Push(x any)        { *e = append(*e, x.(event)) }
+func (e events) Len() int { return len(e) }
+func (e events) Less(i, j int) bool {
+	return e[i].at.Before(e[j].at) || e[i].at.Equal(e[j].at) && e[i].n < e[j].n
+}
+func (e events) Swap(i, j int) { e[i], e[j] = e[j], e[i] }
+func (e *events) Push(x any)   { *e = append(*e, x.(event)) }
 func (e *events) Pop() any {
 	last := len(*e) - 1
 	x := (*e)[last]
@@ -171,19 +173,19 @@ func (w *world) live() error {
 		}
 	}
 	for _, f := range w.s.Faults {
-		w.at(w.s.midnight().Add(time.Duration(f.At)), func() {
+		w.at(w.s.begins().Add(time.Duration(f.At)), func() {
 			if !w.calm {
 				w.strike(f)
 			}
 		})
 	}
-	end := w.s.midnight()
+	end := w.s.begins()
 	for i := range w.stores {
 		if t := w.s.opens(i, w.s.Days-1).Add(openFor + after); t.After(end) {
 			end = t
 		}
 	}
-	if err := w.until(end.Add(5 * time.Minute)); err != nil {
+	if err := w.until(end.Add(5*time.Minute + 37*time.Second)); err != nil {
 		return err
 	}
 	w.say("the faults end")
@@ -206,7 +208,7 @@ func (w *world) live() error {
 func (w *world) drain() error {
 	limit, since := w.now.Add(drainLimit), time.Time{}
 	for {
-		if err := w.until(w.now.Add(time.Minute)); err != nil {
+		if err := w.until(w.now.Add(61 * time.Second)); err != nil {
 			return err
 		}
 		rest := w.undelivered()
