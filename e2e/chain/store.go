@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"os"
+	"os/exec"
 	"path/filepath"
 	"sync"
 	"time"
@@ -23,15 +25,17 @@ const (
 type Store struct {
 	ID      string
 	Agent   *Process
-	Config  string // the agent's configuration file
-	API     string // the agent's local address
-	Token   string // of the till
-	Counter *drivertest.Terabee
+	Config  string              // the agent's configuration file
+	Data    string              // the agent's folder: what a disk image has
+	API     string              // the agent's local address
+	Token   string              // of the till
+	Counter *drivertest.Terabee // nil: the PC has no devices
 	Printer *drivertest.Printer
 	Till    *drivertest.Till
 	Line    *Line // nil without Options.Lines
 
-	drawer bool // the till opens the drawer
+	drawer bool     // the till opens the drawer
+	relays []string // in the agent's configuration
 
 	base drivertest.Passages // who passed before the counter's baseline was known
 	ptys []*drivertest.Pty
@@ -65,25 +69,80 @@ func (c *Chain) newStore(ctx context.Context, i int) (*Store, error) {
 	if c.opts.NoDrawer {
 		drawer = ""
 	}
-	config := filepath.Join(dir, "agent.yaml")
-	if err := writeJSON(config, map[string]any{
-		"data": filepath.Join(dir, "data"), "identity": identity, "relays": relays, "listen": s.API,
-		"tills": []map[string]any{{"workstation": Workstation, "token": s.Token}},
-		"devices": []map[string]any{
-			{"id": Counter, "driver": "terabee", "port": counterPort, "settings": map[string]any{"interval": c.opts.Interval.String()}},
-			{"id": Drawer, "driver": "escpos", "port": printerPort},
-		},
-	}); err != nil {
+	s.Config, s.Data, s.relays = filepath.Join(dir, "agent.yaml"), filepath.Join(dir, "data"), relays
+	devices := []map[string]any{
+		{"id": Counter, "driver": "terabee", "port": counterPort, "settings": map[string]any{"interval": c.opts.Interval.String()}},
+		{"id": Drawer, "driver": "escpos", "port": printerPort},
+	}
+	if err := s.configure(identity, Workstation, devices); err != nil {
 		return nil, err
 	}
-	s.Config = config
-	s.Agent = NewProcess("agent-"+s.ID, c.opts.Dir, c.bin("storelay-agent"), "run", "-config", config)
+	s.Agent = NewProcess("agent-"+s.ID, c.opts.Dir, c.bin("storelay-agent"), "run", "-config", s.Config)
 	s.Counter = drivertest.NewTerabee(drivertest.TerabeeOptions{Seed: uint64(i + 1)})
 	s.Printer = drivertest.NewPrinter(drivertest.PrinterOptions{OpenLow: i%2 == 1})
 	s.Till = drivertest.NewTill(drivertest.TillOptions{URL: "http://" + s.API, Token: s.Token, Store: s.ID, Workstation: Workstation,
 		Currency: "SEK", Seed: uint64(i + 1), Drawer: drawer})
 	s.drawer = drawer != ""
 	return s, s.plugIn(counterPort, printerPort)
+}
+
+// configure writes the agent's configuration file.
+func (s *Store) configure(identity, workstation string, devices []map[string]any) error {
+	return writeJSON(s.Config, map[string]any{
+		"data": s.Data, "identity": identity, "relays": s.relays, "listen": s.API,
+		"tills": []map[string]any{{"workstation": workstation, "token": s.Token}}, "devices": devices,
+	})
+}
+
+// Image copies the disk of the store's PC to a folder. Its agent must not run.
+func (s *Store) Image(to string) error { return os.CopyFS(to, os.DirFS(s.Data)) }
+
+// Restore puts the image of a disk in the place of the PC's own; "" is an empty one.
+func (s *Store) Restore(image string) error {
+	if err := os.RemoveAll(s.Data); err != nil || image == "" {
+		return err
+	}
+	return os.CopyFS(s.Data, os.DirFS(image))
+}
+
+// Clone sets up another PC from the image of a store's disk: with the same identity, without
+// devices, and with a till of its own.
+func (c *Chain) Clone(of *Store, image, workstation string) (*Store, error) {
+	dir := filepath.Join(c.opts.Dir, "clone-"+of.ID+"-"+workstation)
+	s := &Store{ID: of.ID, Config: filepath.Join(dir, "agent.yaml"), Data: filepath.Join(dir, "data"), Token: of.Token, relays: of.relays}
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, err
+	}
+	var err error
+	if s.API, err = FreeAddress(); err != nil {
+		return nil, err
+	}
+	if err := errors.Join(s.Restore(image), s.configure(filepath.Join(filepath.Dir(of.Config), "identity"), workstation, nil)); err != nil {
+		return nil, err
+	}
+	s.Agent = NewProcess(filepath.Base(dir), c.opts.Dir, c.bin("storelay-agent"), "run", "-config", s.Config)
+	s.Till = drivertest.NewTill(drivertest.TillOptions{URL: "http://" + s.API, Token: s.Token, Store: s.ID, Workstation: workstation, Currency: "SEK", Seed: 99})
+	c.Stores = append(c.Stores, s)
+	return s, nil
+}
+
+// Enrol gives the store's PC a new identity, and its till a new number, as a new PC gets.
+func (c *Chain) Enrol(ctx context.Context, s *Store, agent string) error {
+	identity := filepath.Join(filepath.Dir(s.Config), "identity")
+	if err := os.RemoveAll(identity); err != nil {
+		return err
+	}
+	_, err := c.Admin(ctx, "issue", "-chain", Name, "-store", s.ID, "-agent", agent, "-out", identity)
+	return err
+}
+
+// Drain runs the agent's sub-command that delivers what former agents of the PC still hold.
+func (c *Chain) Drain(ctx context.Context, s *Store) (string, error) {
+	out, err := exec.CommandContext(ctx, c.bin("storelay-agent"), "drain", "-config", s.Config).CombinedOutput()
+	if err != nil {
+		return "", fmt.Errorf("storelay-agent drain: %w: %s", err, out)
+	}
+	return string(out), nil
 }
 
 // plugIn puts the simulators on their pseudo-terminals.
@@ -127,6 +186,12 @@ func (s *Store) Status(ctx context.Context) (AgentStatus, error) {
 	return status, err
 }
 
+// StatusInto reads the agent's whole status.
+func (s *Store) StatusInto(ctx context.Context, into any) error {
+	_, err := request(ctx, "http://"+s.API+"/v1/status", s.Token, into)
+	return err
+}
+
 // Awake waits until the agent answers and its devices are online.
 func (s *Store) Awake(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
@@ -153,7 +218,7 @@ func (s *Store) StartAgent(ctx context.Context) error {
 		return err
 	}
 	err := s.Awake(ctx)
-	if err != nil || s.base != (drivertest.Passages{}) {
+	if err != nil || s.Counter == nil || s.base != (drivertest.Passages{}) {
 		return err
 	}
 	s.Counter.Walk(1, 0)
@@ -187,7 +252,7 @@ func (s *Store) Trade(ctx context.Context, pace Pace, grace time.Duration) {
 	var g sync.WaitGroup
 	random := rand.New(rand.NewPCG(pace.Seed, 1))
 	g.Go(func() {
-		for pause(ctx, random, pace.Visitors) {
+		for s.Counter != nil && pause(ctx, random, pace.Visitors) {
 			s.Counter.Walk(1, 0)
 			if random.IntN(3) > 0 {
 				s.Counter.Walk(0, 1)

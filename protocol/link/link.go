@@ -31,8 +31,8 @@ type Source interface {
 	// not held any more, the batch begins with a Skip over them.
 	Read(from protocol.Position, maxRecords, maxBytes int) (protocol.Batch, error)
 	// Next is the position that follows p in the agent's order: the next seq of its epoch,
-	// or seq 1 of the epoch after when p is the last record of a closed epoch. It may not be
-	// durable yet.
+	// or seq 1 of the epoch after when p is the last record of a closed epoch, or beyond it. It
+	// may not be durable yet.
 	Next(p protocol.Position) protocol.Position
 	// Acked takes every record of mark.Epoch up to mark.Through off the send queue, and
 	// remembers mark and incarnation, if the agent's own record there has mark.Hash;
@@ -50,7 +50,9 @@ type Source interface {
 	Epochs(after protocol.Epoch, n int) []protocol.Epoch
 	// Rewind takes the marks of a ledger whose incarnation has risen: what stands beyond them
 	// goes on the send queue again, held or as a skip, and the incarnation counts as seen. All
-	// in one durable step. A mark that is not of the agent's own records is left out.
+	// in one durable step. When a mark is not of the agent's own records, all of its epoch goes
+	// on the queue: the relay says where it parts. What a fork has moved goes on it in its first
+	// place too, or the agent's order would be lost; the relay knows the later one by its was.
 	Rewind(marks []protocol.Mark, incarnation int64) error
 	// Wake receives a value when records have become durable since the last receive.
 	Wake() <-chan struct{}

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/storelay/storelay/protocol"
+	"github.com/storelay/storelay/protocol/mutant"
 )
 
 // Options of a Sender; zero values are the defaults.
@@ -18,18 +19,11 @@ type Options struct {
 	RelayTime  func(time.Time)  // is told the time of each welcome; nil = nobody wants it
 	MaxRecords int              // in a batch; 500
 	MaxBytes   int              // JSON of a batch; 1 MiB
-	Window     int              // batches under way at most; 8
+	Window     int              // bytes on the wire from which on nothing more is sent before an ack; 1 MiB
 	Stall      time.Duration    // without an answer for so long, send again; 3 s, doubling
 	MaxStall   time.Duration    // 15 s
 	FeedEvery  time.Duration    // each feed is asked again after so long, with jitter; 60 s
 }
-
-const (
-	busyPause    = time.Second     // after busy, doubled by jitter
-	refusedPause = 5 * time.Second // after refused, doubling
-	maxRefused   = 5 * time.Minute
-	growAfter    = 20 // acks in a row after which halved batches grow again
-)
 
 // ErrLeave means that this relay must be left for another: its ledger is older than one that
 // the agent has seen.
@@ -45,6 +39,10 @@ type Out struct {
 // own but the Source and the Replica. For each connection call Connected, then Step whenever
 // time has passed or something has become durable, and Received for what arrives. One
 // goroutine may use it at a time, apart from Status.
+//
+// Its parts: this file is the connection, window.go what is under way, verdict.go the relay's
+// answers, fork.go and resync.go the two ways in which relay and agent can have parted, feed.go
+// what comes down.
 type Sender struct {
 	source  Source
 	replica Replica
@@ -56,53 +54,41 @@ type Sender struct {
 	id       string
 	welcomed bool
 	helloAt  time.Time // next hello
-	next     protocol.Position
-	flying   []flight
-	window   int // batches
-	stall    time.Duration
-	stallAt  time.Time
-	paused   time.Time // nothing is sent before
-	gapped   protocol.Position
-	raw      bool // the next batch is one record, sent raw
+	window             // what is under way
+	resync   *resync   // nil = the ledger is the one whose acks the agent has
+	forkDue  string    // why the source must fork before anything more is sent; "" = it need not
 	feeds    []feed
 
 	// beyond the connection
-	records int // per batch, halved when the relay says so
-	grown   int // acks since it was halved
-	refused time.Duration
+	highest int64         // incarnation heard of; the source knows the highest that it has taken over
+	records int           // per batch, halved when the relay says so
+	grown   int           // acks since it was halved
+	refused time.Duration // the pause after the newest refusal; 0 = none since there was progress
+	forks   forks
 
 	mu     sync.Mutex // guards status
 	status Status
 }
 
-// A flight is a batch under way.
-type flight struct {
-	epoch protocol.Epoch
-	last  uint64
-}
-
-type feed struct {
-	name  string
-	due   time.Time
-	asked bool // until due
-}
-
 // Status is what a page shows of the link.
 type Status struct {
-	Relay     string    `json:"relay,omitempty"` // set by Keep
-	Connected time.Time `json:"connected,omitzero"`
-	Welcomed  bool      `json:"welcomed"`
-	LastAck   time.Time `json:"lastAck,omitzero"`
-	Flying    int       `json:"underWay"` // batches
-	Window    int       `json:"window"`   // batches
-	Refused   string    `json:"refused,omitempty"`
-	Forked    string    `json:"forked,omitempty"` // nothing more is sent; the reason
-	LastError string    `json:"lastError,omitempty"`
-	Sent      int64     `json:"sent"`     // batches
-	Acked     int64     `json:"acked"`    // answers
-	Resent    int64     `json:"resent"`   // times the link went back
-	Garbage   int64     `json:"garbage"`  // messages that could not be read
-	Connects  int64     `json:"connects"` // connections
+	Relay         string    `json:"relay,omitempty"` // set by Keep
+	Connected     time.Time `json:"connected,omitzero"`
+	Welcomed      bool      `json:"welcomed"`
+	LastAck       time.Time `json:"lastAck,omitzero"`
+	FlyingBatches int       `json:"batchesUnderWay"`
+	FlyingBytes   int       `json:"bytesUnderWay"`     // on the wire
+	WindowBytes   int       `json:"windowBytes"`       // from which on nothing more is sent before an ack
+	Refused       string    `json:"refused,omitempty"` // the relay's reason, until something is acknowledged
+	Forked        string    `json:"forked,omitempty"`  // the newest fork's reason; what was not acknowledged goes on in a new epoch
+	LastError     string    `json:"lastError,omitempty"`
+	Forks         int64     `json:"forks"`    // since the agent started
+	Rewinds       int64     `json:"rewinds"`  // times that a restored ledger was told everything again
+	Sent          int64     `json:"sent"`     // batches
+	Acked         int64     `json:"acked"`    // answers
+	Resent        int64     `json:"resent"`   // times the link went back
+	Garbage       int64     `json:"garbage"`  // messages that could not be read
+	Connects      int64     `json:"connects"` // connections
 }
 
 // NewSender makes a sender for the source; feeds are asked for the replica.
@@ -119,7 +105,7 @@ func NewSender(source Source, replica Replica, feeds []string, o Options, random
 	}
 	def(&o.MaxRecords, 500)
 	def(&o.MaxBytes, 1<<20)
-	def(&o.Window, 8)
+	def(&o.Window, 1<<20)
 	wait(&o.Stall, 3*time.Second)
 	wait(&o.MaxStall, 15*time.Second)
 	wait(&o.FeedEvery, time.Minute)
@@ -146,30 +132,33 @@ func (s *Sender) note(change func(*Status)) {
 // Connected begins a connection whose client id is id.
 func (s *Sender) Connected(now time.Time, id string) {
 	s.id, s.welcomed, s.helloAt = id, false, now
-	s.next, s.flying, s.window = protocol.Position{}, nil, 1
-	s.stall, s.paused, s.gapped, s.raw = s.opt.Stall, time.Time{}, protocol.Position{}, false
+	s.window = window{stall: s.opt.Stall}
+	s.resync, s.forkDue = nil, ""
 	for i := range s.feeds {
 		s.feeds[i] = feed{name: s.feeds[i].name}
 	}
 	s.note(func(st *Status) {
-		st.Connected, st.Welcomed, st.Flying, st.LastError = now, false, 0, ""
+		st.Connected, st.Welcomed, st.LastError = now, false, ""
 		st.Connects++
 	})
+	s.noteWindow()
 }
 
 // Lost ends the connection.
 func (s *Sender) Lost(err error) {
-	s.flying = nil
+	s.window = window{stall: s.opt.Stall}
 	s.note(func(st *Status) {
-		st.Connected, st.Welcomed, st.Flying = time.Time{}, false, 0
+		st.Connected, st.Welcomed = time.Time{}, false
 		if err != nil {
 			st.LastError = err.Error()
 		}
 	})
+	s.noteWindow()
 }
 
 // Step gives what to publish now, in order, and when Step wants to be called at the latest
-// if nothing arrives and nothing becomes durable.
+// if nothing arrives and nothing becomes durable. Its errors are those of the Source and the
+// Replica: the connection must be ended, and what failed is tried again on the next.
 func (s *Sender) Step(now time.Time) ([]Out, time.Time, error) {
 	if !s.welcomed {
 		return s.hello(now)
@@ -178,7 +167,7 @@ func (s *Sender) Step(now time.Time) ([]Out, time.Time, error) {
 	if err != nil {
 		return nil, time.Time{}, err
 	}
-	records, again, err := s.send(now)
+	records, again, err := s.up(now)
 	if err != nil {
 		return nil, time.Time{}, err
 	}
@@ -216,134 +205,16 @@ func (s *Sender) hello(now time.Time) ([]Out, time.Time, error) {
 	return []Out{{TopicAsk, payload}}, s.helloAt, nil
 }
 
-// ask asks for the feeds that are due.
-func (s *Sender) ask(now time.Time) (outs []Out, wake time.Time, err error) {
-	for i := range s.feeds {
-		f := &s.feeds[i]
-		if !now.Before(f.due) {
-			after, err := s.replica.Cursor(f.name)
-			if err != nil {
-				return nil, time.Time{}, fmt.Errorf("read cursor of feed %s: %w", f.name, err)
-			}
-			payload, err := json.Marshal(protocol.Ask{Feed: &protocol.FeedAsk{Feed: f.name, After: after}})
-			if err != nil {
-				return nil, time.Time{}, fmt.Errorf("encode feed request: %w", err)
-			}
-			outs = append(outs, Out{TopicAsk, payload})
-			f.due = now.Add(s.jitter(s.opt.Stall)) // no page by then: ask again
-		}
-		wake = earlier(wake, f.due)
-	}
-	return outs, wake, nil
-}
-
-// send gives the batches that the window allows.
-func (s *Sender) send(now time.Time) (outs []Out, wake time.Time, err error) {
-	if s.Status().Forked != "" {
-		return nil, time.Time{}, nil
-	}
-	if now.Before(s.paused) {
-		return nil, s.paused, nil
-	}
-	if len(s.flying) > 0 && !now.Before(s.stallAt) {
-		s.stall = min(2*s.stall, s.opt.MaxStall)
-		s.rewind(protocol.Position{})
-	}
-	for len(s.flying) < s.window {
-		out, ok, err := s.batch()
-		if err != nil {
-			return nil, time.Time{}, err
-		}
-		if !ok {
-			break
-		}
-		if len(s.flying) == 1 {
-			s.stallAt = now.Add(s.jitter(s.stall))
-		}
-		outs = append(outs, out)
-	}
-	s.note(func(st *Status) { st.Flying, st.Window = len(s.flying), s.window; st.Sent += int64(len(outs)) })
-	if len(s.flying) > 0 {
-		wake = s.stallAt
-	}
-	return outs, wake, nil
-}
-
-// batch makes the next batch; false when nothing durable is there.
-func (s *Sender) batch() (Out, bool, error) {
-	if s.next == (protocol.Position{}) {
-		oldest, _ := s.source.Heads()
-		if oldest == (protocol.Position{}) {
-			return Out{}, false, nil
-		}
-		s.next = oldest
-	}
-	limit, bytes := s.records, s.opt.MaxBytes
-	if s.raw {
-		limit = 1
-	}
-	for {
-		batch, err := s.source.Read(s.next, limit, bytes)
-		if err != nil {
-			return Out{}, false, fmt.Errorf("read records from %s: %w", s.next, err)
-		}
-		if len(batch.Records) == 0 {
-			// The epoch may have ended behind the last record that was sent.
-			if s.next.Seq == 1 {
-				return Out{}, false, nil
-			}
-			after := s.source.Next(protocol.Position{Epoch: s.next.Epoch, Seq: s.next.Seq - 1})
-			if after == s.next {
-				return Out{}, false, nil
-			}
-			s.next = after
-			continue
-		}
-		last := batch.Last()
-		if s.raw {
-			batch.Raw = batch.Records[0].AppendJSON(nil)
-			batch.Records = nil
-			s.raw = false
-		}
-		payload, err := s.pack.pack(batch.Encode())
-		if err != nil {
-			return Out{}, false, err
-		}
-		if len(payload) > protocol.MaxWire && last > batch.First {
-			limit = max(1, int(last-batch.First+1)/2)
-			continue
-		}
-		s.flying = append(s.flying, flight{batch.Epoch, last})
-		s.next = s.source.Next(protocol.Position{Epoch: batch.Epoch, Seq: last})
-		return Out{TopicRecords, payload}, true, nil
-	}
-}
-
-// rewind forgets what is under way and goes on from a position; the zero position is the
-// oldest record without an ack.
-func (s *Sender) rewind(to protocol.Position) {
-	s.flying, s.next, s.window = nil, to, 1
-	s.note(func(st *Status) { st.Resent++ })
-}
-
 // Received takes a payload from the relay. ErrLeave asks for another relay; other errors are
-// those of the Replica. What cannot be read or is for another connection is ignored.
+// those of the Source and the Replica. What cannot be read or is for another connection is
+// ignored.
 func (s *Sender) Received(now time.Time, topic Topic, payload []byte) error {
 	payload, err := s.pack.unpack(payload)
 	if err != nil {
 		return s.garbage()
 	}
 	if topic == TopicNews {
-		var news protocol.News
-		if json.Unmarshal(payload, &news) != nil {
-			return s.garbage()
-		}
-		for i := range s.feeds {
-			if s.feeds[i].name == news.Feed {
-				s.feeds[i].due = now
-			}
-		}
-		return nil
+		return s.news(now, payload)
 	}
 	var down protocol.Down
 	if json.Unmarshal(payload, &down) != nil {
@@ -358,6 +229,8 @@ func (s *Sender) Received(now time.Time, topic Topic, payload []byte) error {
 		return nil // of an earlier life of this client id, or too early
 	case down.Answer != nil:
 		return s.answer(now, down.Answer)
+	case down.Marks != nil:
+		return s.marks(down.Marks)
 	case down.Page != nil:
 		return s.page(now, down.Page)
 	}
@@ -369,30 +242,30 @@ func (s *Sender) garbage() error {
 	return nil
 }
 
-// older says whether a ledger's incarnation is below the highest that was seen.
-func (s *Sender) older(incarnation int64) error {
-	if _, seen := s.source.LastAck(); incarnation < seen {
-		return fmt.Errorf("%w: its ledger has incarnation %d, %d was seen", ErrLeave, incarnation, seen)
-	}
-	return nil
-}
-
+// welcome opens the connection. One that comes again, since the hello was sent again, tells
+// no more than its marks.
 func (s *Sender) welcome(now time.Time, w *protocol.Welcome) error {
-	if err := s.older(w.Incarnation); err != nil {
+	present, err := s.heed(w.Incarnation)
+	if err != nil {
 		return err
 	}
-	for _, mark := range w.Marks {
-		if mark.Through == 0 {
-			continue
+	if present {
+		for _, mark := range w.Marks {
+			if mark.Through == 0 {
+				continue
+			}
+			if _, err := s.acked(mark, w.Incarnation); err != nil {
+				return err
+			}
 		}
-		if _, err := s.acked(mark, w.Incarnation); err != nil {
-			return err
-		}
+	}
+	if s.welcomed {
+		return nil
 	}
 	if at, err := time.Parse(time.RFC3339, w.Time); err == nil && s.opt.RelayTime != nil {
 		s.opt.RelayTime(at)
 	}
-	s.welcomed, s.next, s.flying, s.stall = true, protocol.Position{}, nil, s.opt.Stall
+	s.welcomed, s.stall = true, s.opt.Stall
 	for i := range s.feeds {
 		s.feeds[i].due = now
 	}
@@ -400,12 +273,18 @@ func (s *Sender) welcome(now time.Time, w *protocol.Welcome) error {
 	return nil
 }
 
-// acked hands a mark to the source. One that is not of the source's own records is a fork;
-// another error is the disk's, and ends the connection so that it is tried again.
+// acked hands a mark to the source, and says whether it is of the source's own records. One
+// that is not is a fork, if it is of an epoch that anything is still to come of. Another error
+// is the disk's, and ends the connection so that it is tried again.
 func (s *Sender) acked(mark protocol.Mark, incarnation int64) (bool, error) {
+	if mutant.On(mutant.TrustAnyAck) {
+		mark.Hash = s.hashAt(mark)
+	}
 	err := s.source.Acked(mark, incarnation)
 	if errors.Is(err, ErrFork) {
-		s.note(func(st *Status) { st.Forked = err.Error() })
+		if s.live(mark.Epoch) {
+			s.forkDue = err.Error()
+		}
 		return false, nil
 	} else if err != nil {
 		return false, fmt.Errorf("take ack of %s/%d: %w", mark.Epoch, mark.Through, err)
@@ -413,95 +292,11 @@ func (s *Sender) acked(mark protocol.Mark, incarnation int64) (bool, error) {
 	return true, nil
 }
 
-func (s *Sender) answer(now time.Time, a *protocol.Answer) error {
-	if err := s.older(a.Incarnation); err != nil {
-		return err
+// hashAt is the source's own hash where a mark stands; that of the mark when it is not held.
+func (s *Sender) hashAt(mark protocol.Mark) protocol.Hash {
+	batch, err := s.source.Read(protocol.Position{Epoch: mark.Epoch, Seq: mark.Through}, 1, 1)
+	if err != nil || len(batch.Records) == 0 {
+		return mark.Hash
 	}
-	if a.Verdict != protocol.VerdictRefused {
-		s.refused = 0
-		s.note(func(st *Status) { st.Refused = "" })
-	}
-	switch a.Verdict {
-	case protocol.VerdictAck:
-		return s.ack(now, a)
-	case protocol.VerdictGap:
-		s.gap(a)
-	case protocol.VerdictTooBig:
-		s.halve()
-		s.rewind(protocol.Position{})
-	case protocol.VerdictUnreadable:
-		s.raw = s.records == 1
-		s.halve()
-		s.rewind(protocol.Position{})
-	case protocol.VerdictBusy:
-		s.paused = now.Add(s.jitter(busyPause))
-		s.rewind(protocol.Position{})
-	case protocol.VerdictRefused:
-		s.refused = min(max(2*s.refused, refusedPause), maxRefused)
-		s.paused = now.Add(s.jitter(s.refused))
-		s.rewind(protocol.Position{})
-		s.note(func(st *Status) { st.Refused = a.Reason })
-	case protocol.VerdictFork:
-		s.note(func(st *Status) {
-			st.Forked = fmt.Sprintf("the relay has other records at %s/%d: %s", a.Epoch, a.Through, a.Reason)
-		})
-	default:
-		return s.garbage()
-	}
-	return nil
-}
-
-func (s *Sender) ack(now time.Time, a *protocol.Answer) error {
-	if ours, err := s.acked(protocol.Mark{Epoch: a.Epoch, Through: a.Through, Hash: a.Hash}, a.Incarnation); err != nil || !ours {
-		return err
-	}
-	progress := false
-	for len(s.flying) > 0 && s.flying[0].epoch == a.Epoch && s.flying[0].last <= a.Through {
-		s.flying = s.flying[1:]
-		progress = true
-	}
-	if progress {
-		s.window = min(s.window+1, s.opt.Window)
-		s.stall = s.opt.Stall
-		s.stallAt = now.Add(s.jitter(s.stall))
-		s.gapped = protocol.Position{}
-		if s.grown++; s.grown >= growAfter && s.records < s.opt.MaxRecords {
-			s.records, s.grown = min(2*s.records, s.opt.MaxRecords), 0
-		}
-	}
-	s.note(func(st *Status) { st.LastAck, st.Flying = now, len(s.flying); st.Acked++ })
-	return nil
-}
-
-// gap goes back to where the relay stands, once: the batches behind the gap are answered the
-// same way.
-func (s *Sender) gap(a *protocol.Answer) {
-	from := protocol.Position{Epoch: a.Epoch, Seq: a.Through + 1}
-	if from == s.gapped {
-		return
-	}
-	s.gapped = from
-	s.rewind(from)
-}
-
-func (s *Sender) halve() {
-	s.records, s.grown = max(1, s.records/2), 0
-}
-
-func (s *Sender) page(now time.Time, page *protocol.FeedPage) error {
-	for i := range s.feeds {
-		f := &s.feeds[i]
-		if f.name != page.Feed {
-			continue
-		}
-		if err := s.replica.Apply(*page); err != nil {
-			return fmt.Errorf("apply page of feed %s: %w", page.Feed, err)
-		}
-		f.due = now
-		if !page.More {
-			f.due = now.Add(s.jitter(s.opt.FeedEvery / 2))
-		}
-		return nil
-	}
-	return s.garbage()
+	return batch.Records[0].Hash(batch.Prev)
 }

@@ -188,6 +188,8 @@ type agent struct {
 	seq    uint64
 	prev   protocol.Hash
 	next   int64 // receipt
+
+	rawIn, rawOut int64 // totals of all counters together
 }
 
 func (b *bench) agent(store string) *agent {
@@ -253,10 +255,12 @@ func line(item string, milli, amount, tax int64) protocol.LineItem {
 func (a *agent) count(day protocol.Day, in, out int64, change func(*protocol.FootfallCount)) {
 	a.b.t.Helper()
 	at := time.Date(day.Year, day.Month, day.Date, 11, 0, 0, 0, time.UTC)
-	c := protocol.FootfallCount{Counter: "door", From: at, To: at.Add(time.Minute), In: in, Out: out, RawIn: in, RawOut: out, Quality: protocol.QualityOK}
+	c := protocol.FootfallCount{Counter: "door", From: at, To: at.Add(time.Minute), In: in, Out: out, Quality: protocol.QualityOK}
 	if change != nil {
 		change(&c)
 	}
+	a.rawIn, a.rawOut = a.rawIn+c.In, a.rawOut+c.Out
+	c.RawIn, c.RawOut = a.rawIn, a.rawOut
 	body, err := json.Marshal(c)
 	if err != nil {
 		a.b.t.Fatal(err)

@@ -49,6 +49,12 @@ func (g *group) apply(ctx context.Context, t tx, from protocol.Origin, s *stream
 		g.applySale(from, s, it, was)
 		return nil
 	}
+	if it.footfall != nil {
+		if reason := g.countedBefore(counterKey{from.Store, from.Agent, storable(it.footfall.Counter)}, it.footfall); reason != "" {
+			g.quarantine(from, s.key, s.id, it, causeCounted, reason)
+			return nil
+		}
+	}
 	g.head++
 	g.changes.records.add(g.id, g.head, s.id, int64(r.Seq), from.Store, string(r.Kind), r.At, r.Mono, it.day, g.at0, it.hash[:], nullable(r.Key), r.Body, nullable(was))
 	g.span(from.Store, it.day)

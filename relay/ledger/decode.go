@@ -13,6 +13,7 @@ const (
 	causeKind     = "kind"     // this relay does not know the kind
 	causeBody     = "body"     // a field is wrong
 	causeBusiness = "business" // the business key is taken by other content
+	causeCounted  = "counted"  // people in a count were counted before
 	causeWas      = "was"      // the first position named is not this record's
 	causeDatabase = "database" // the database refuses the row
 	causeRaw      = "raw"      // not a record at all

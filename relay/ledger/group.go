@@ -29,6 +29,7 @@ type group struct {
 	voids                                          map[saleKey]bool
 	numbers                                        map[numberKey]*number
 	resent                                         map[resentKey]bool
+	counters                                       map[counterKey]*counted
 
 	changes
 }
@@ -102,13 +103,14 @@ type resentKey struct {
 func newGroup(chain string, id int64, jobs []*job, now time.Time) *group {
 	return &group{
 		chain: chain, id: id, jobs: jobs, at0: now.UnixMicro(),
-		agents:  map[agentKey]*agent{},
-		streams: map[streamKey]*stream{},
-		sales:   map[saleKey]*known{},
-		voids:   map[saleKey]bool{},
-		numbers: map[numberKey]*number{},
-		resent:  map[resentKey]bool{},
-		changes: newChanges(),
+		agents:   map[agentKey]*agent{},
+		streams:  map[streamKey]*stream{},
+		sales:    map[saleKey]*known{},
+		voids:    map[saleKey]bool{},
+		numbers:  map[numberKey]*number{},
+		resent:   map[resentKey]bool{},
+		counters: map[counterKey]*counted{},
+		changes:  newChanges(),
 	}
 }
 
@@ -127,8 +129,8 @@ func (g *group) stream(from protocol.Origin, epoch protocol.Epoch) *stream {
 // be compared with.
 func (g *group) lock(ctx context.Context, t tx, lock string) error {
 	agents, streams := newRows("ittt"), newRows("ittt")
-	sales, numbers, resent := newRows("ittti"), newRows("itt"), newRows("itttii")
-	seenSale, seenNumber := map[saleKey]bool{}, map[numberKey]bool{}
+	sales, numbers, resent, counters := newRows("ittti"), newRows("itt"), newRows("itttii"), newRows("ittt")
+	seenSale, seenNumber, seenCounter := map[saleKey]bool{}, map[numberKey]bool{}, map[counterKey]bool{}
 	wantStream := func(from protocol.Origin, epoch protocol.Epoch) {
 		key := streamKey{from.Store, from.Agent, epoch}
 		if g.streams[key] == nil && epoch.Valid() {
@@ -167,6 +169,12 @@ func (g *group) lock(ctx context.Context, t tx, lock string) error {
 			if was := it.record.Was; was != nil && it.cause == "" {
 				wantStream(j.from, was.Epoch)
 				resent.add(g.id, j.from.Store, j.from.Agent, string(was.Epoch), int64(was.Seq), int64(was.Seq))
+			}
+			if it.footfall != nil {
+				if c := (counterKey{j.from.Store, j.from.Agent, storable(it.footfall.Counter)}); !seenCounter[c] {
+					seenCounter[c] = true
+					counters.add(g.id, c.store, c.agent, c.counter)
+				}
 			}
 			if it.sale == nil {
 				continue
@@ -251,6 +259,18 @@ func (g *group) lock(ctx context.Context, t tx, lock string) error {
 				var key saleKey
 				err := row.Scan(&key.store, &key.day, &key.workstation, &key.sequence)
 				g.voids[key] = true
+				return err
+			},
+		},
+		statement{
+			text: keyed("chain, store, agent, counter", `SELECT c.store, c.agent, c.counter, c.raw_in, c.raw_out
+				FROM k JOIN counters c ON c.chain = k.chain AND c.store = k.store AND c.agent = k.agent AND c.counter = k.counter`),
+			rows: counters,
+			scan: func(row scanner) error {
+				var key counterKey
+				var c counted
+				err := row.Scan(&key.store, &key.agent, &key.counter, &c.in, &c.out)
+				g.counters[key] = &c
 				return err
 			},
 		},

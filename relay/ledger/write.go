@@ -95,6 +95,12 @@ func (g *group) write(ctx context.Context, t tx, fail func(step string) error) e
 			numbers.add(g.id, key.store, string(key.kind), n.last)
 		}
 	}
+	counters := newRows("itttii")
+	for key, c := range g.counters {
+		if c.moved {
+			counters.add(g.id, key.store, key.agent, key.counter, c.in, c.out)
+		}
+	}
 	kpis, tenders, items := g.sumRows()
 	devices, drawers, spans := g.stateRows()
 	statements := []statement{
@@ -113,6 +119,8 @@ func (g *group) write(ctx context.Context, t tx, fail func(step string) error) e
 		{rows: g.changes.resent, text: insert("resent", "chain, store, agent, epoch, seq, sha256", "")},
 		{rows: g.changes.voids, text: insert("voids", "chain, store, business_day, workstation, sequence, pos", "")},
 		{rows: g.voided, text: keyed("chain, pos", "UPDATE records SET voided = 1 FROM k WHERE records.chain = k.chain AND records.pos = k.pos")},
+		{rows: counters, text: insert("counters", "chain, store, agent, counter, raw_in, raw_out",
+			"ON CONFLICT (chain, store, agent, counter) DO UPDATE SET raw_in = excluded.raw_in, raw_out = excluded.raw_out")},
 		{rows: kpis, text: kpiUpsert},
 		{rows: tenders, text: insert("tender_days", "chain, store, day, currency, type, count, amount",
 			"ON CONFLICT (chain, store, day, currency, type) DO UPDATE SET count = tender_days.count + excluded.count, amount = tender_days.amount + excluded.amount")},

@@ -2,6 +2,7 @@ package linktest
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"slices"
@@ -16,49 +17,118 @@ type Faults struct {
 	Delay             time.Duration // longest; with it messages overtake each other
 }
 
-// A World is one sender and one receiver on a faulty line, on a virtual clock.
+// A World is one relay and its agents, each on a faulty line of its own, on a virtual clock.
+// The first agent's fields are the world's own.
 type World struct {
-	Now     time.Time
-	Source  *Source
-	Replica *Replica
-	Sink    *Sink
-	Sender  *link.Sender
-	Faults  Faults
+	*Agent
+	Now    time.Time
+	Sink   *Sink
+	Faults Faults
 
+	agents   []*Agent
+	opt      link.Options
 	receiver *link.Receiver
 	rand     *rand.Rand
 	events   []event // by time
-	wake     time.Time
-	conn     int // number of the connection
-	up       bool
+}
+
+// An Agent is one sender with what it stands on.
+type Agent struct {
+	Source  *Source
+	Replica *Replica
+	Sender  *link.Sender
+
+	name string
+	wake time.Time
+	conn int // number of the connection
+	up   bool
 }
 
 type event struct {
-	at   time.Time
-	conn int
-	do   func()
+	at    time.Time
+	agent *Agent
+	conn  int
+	do    func()
 }
 
 // NewWorld makes a world whose every choice comes from the seed.
 func NewWorld(seed uint64, o link.Options) *World {
-	w := &World{Now: time.Date(2026, 11, 21, 10, 0, 0, 0, time.UTC), Source: NewSource(), Replica: NewReplica(), Sink: NewSink(),
-		rand: rand.New(rand.NewPCG(seed, 1))}
-	w.Sender = link.NewSender(w.Source, w.Replica, []string{"config", "items"}, o, rand.New(rand.NewPCG(seed, 2)))
+	w := &World{Now: time.Date(2026, 11, 21, 10, 0, 0, 0, time.UTC), Sink: NewSink(), opt: o, rand: rand.New(rand.NewPCG(seed, 1))}
 	w.receiver = link.NewReceiver(w.Sink)
+	w.Agent = w.add(NewSource())
 	return w
+}
+
+func (w *World) add(source *Source) *Agent {
+	a := &Agent{Source: source, Replica: NewReplica(), name: fmt.Sprintf("pc-1-%d", len(w.agents)+1)}
+	w.start(a)
+	w.agents = append(w.agents, a)
+	return a
+}
+
+// start gives an agent a new sender, which knows nothing of the one before.
+func (w *World) start(a *Agent) {
+	a.up, a.wake = false, w.Now
+	a.Sender = link.NewSender(a.Source, a.Replica, []string{"config", "items"}, w.opt, rand.New(rand.NewPCG(w.rand.Uint64(), 2)))
+}
+
+// Agents are all agents of the world.
+func (w *World) Agents() []*Agent { return w.agents }
+
+// Clone copies an agent's disk into another PC with the same identity, which starts. With
+// memory it goes on in the epoch under way, as a copied virtual machine does.
+func (w *World) Clone(a *Agent, memory bool) *Agent {
+	source := a.Source.Copy()
+	if !memory {
+		source.Restart()
+	}
+	return w.add(source)
+}
+
+// Crash ends an agent without notice, and starts it again in a new epoch.
+func (w *World) Crash(a *Agent) {
+	a.Source.Crash()
+	a.Source.Restart()
+	w.start(a)
+}
+
+// Rollback makes an agent's disk an older copy; with memory it goes on in that one's epoch.
+func (w *World) Rollback(a *Agent, to *Source, memory bool) {
+	a.Source.Rollback(to)
+	if !memory {
+		a.Source.Restart()
+	}
+	w.start(a)
+}
+
+// Restore restores the sink from a backup.
+func (w *World) Restore(b Backup, silent bool) {
+	w.Sink.Restore(b, silent)
+	for _, a := range w.agents {
+		if a.up {
+			w.cut(a, nil)
+		}
+	}
 }
 
 // Run lets so much virtual time pass.
 func (w *World) Run(d time.Duration) error {
 	end := w.Now.Add(d)
 	for {
-		if err := w.step(); err != nil {
-			return err
+		var next time.Time
+		for _, a := range w.agents {
+			if err := w.step(a); err != nil {
+				return err
+			}
+			if !a.wake.IsZero() && (next.IsZero() || a.wake.Before(next)) {
+				next = a.wake
+			}
 		}
-		if err := Sound(w.Source, w.Sink); err != nil {
-			return err
+		for _, a := range w.agents {
+			if err := Sound(a.Source, w.Sink); err != nil {
+				return err
+			}
 		}
-		next := w.wake
 		if len(w.events) > 0 && (next.IsZero() || w.events[0].at.Before(next)) {
 			next = w.events[0].at
 		}
@@ -66,48 +136,67 @@ func (w *World) Run(d time.Duration) error {
 			w.Now = end
 			return nil
 		}
-		w.Now = next
+		if next.After(w.Now) {
+			w.Now = next
+		}
 		for len(w.events) > 0 && !w.events[0].at.After(w.Now) {
 			e := w.events[0]
 			w.events = w.events[1:]
-			if e.conn == w.conn && w.up {
+			if e.conn == e.agent.conn && e.agent.up {
 				e.do()
 			}
 		}
 	}
 }
 
-// step connects when the line is down, and asks the sender what to publish.
-func (w *World) step() error {
-	if !w.up {
-		w.conn++
-		w.up = true
-		w.Sender.Connected(w.Now, fmt.Sprintf("pc-1-%d", w.conn))
+// Settle lets the lines be whole for an hour, and checks that everything has arrived.
+func (w *World) Settle() error {
+	w.Faults = Faults{}
+	if err := w.Run(time.Hour); err != nil {
+		return err
 	}
-	outs, wake, err := w.Sender.Step(w.Now)
-	if err != nil {
-		return fmt.Errorf("step: %w", err)
-	}
-	w.wake = wake
-	for _, out := range outs {
-		if w.rand.Float64() < w.Faults.Cut {
-			w.cut()
-			return nil
+	for _, a := range w.agents {
+		if err := Check(a.Source, w.Sink); err != nil {
+			return fmt.Errorf("agent %s: %w; status %+v", a.name, err, a.Sender.Status())
 		}
-		w.travel(func() { w.arrive(out) })
 	}
 	return nil
 }
 
-// cut ends the connection; what is on the way is gone.
-func (w *World) cut() {
-	w.up = false
-	w.Sender.Lost(nil)
-	w.wake = w.Now.Add(time.Second)
+// step connects when the line is down, and asks the sender what to publish.
+func (w *World) step(a *Agent) error {
+	if !a.up {
+		if w.Now.Before(a.wake) {
+			return nil
+		}
+		a.conn++
+		a.up = true
+		a.Sender.Connected(w.Now, fmt.Sprintf("%s-%d", a.name, a.conn))
+	}
+	outs, wake, err := a.Sender.Step(w.Now)
+	if err != nil {
+		return fmt.Errorf("agent %s: step: %w", a.name, err)
+	}
+	a.wake = wake
+	for _, out := range outs {
+		if w.rand.Float64() < w.Faults.Cut {
+			w.cut(a, nil)
+			return nil
+		}
+		w.travel(a, func() { w.arrive(a, out) })
+	}
+	return nil
+}
+
+// cut ends a connection; what is on the way is gone.
+func (w *World) cut(a *Agent, err error) {
+	a.up = false
+	a.Sender.Lost(err)
+	a.wake = w.Now.Add(time.Second)
 }
 
 // travel lets a message arrive once, twice or never.
-func (w *World) travel(do func()) {
+func (w *World) travel(a *Agent, do func()) {
 	n := 1
 	switch x := w.rand.Float64(); {
 	case x < w.Faults.Drop:
@@ -120,7 +209,7 @@ func (w *World) travel(do func()) {
 		if w.Faults.Delay > 0 {
 			delay += time.Duration(w.rand.Int64N(int64(w.Faults.Delay)))
 		}
-		e := event{w.Now.Add(delay), w.conn, do}
+		e := event{w.Now.Add(delay), a, a.conn, do}
 		i, _ := slices.BinarySearchFunc(w.events, e, func(a, b event) int {
 			if a.at.After(b.at) {
 				return 1
@@ -132,27 +221,29 @@ func (w *World) travel(do func()) {
 }
 
 // arrive is the relay's end.
-func (w *World) arrive(out link.Out) {
-	answer, err := w.receiver.Handle(context.Background(), Origin(), fmt.Sprintf("pc-1-%d", w.conn), out.Topic, out.Payload)
+func (w *World) arrive(a *Agent, out link.Out) {
+	answer, err := w.receiver.Handle(context.Background(), Origin(), fmt.Sprintf("%s-%d", a.name, a.conn), out.Topic, out.Payload)
 	if err != nil {
-		w.cut()
+		w.cut(a, errors.New("the relay has let go"))
 		return
 	}
 	if answer == nil {
 		return
 	}
 	if w.rand.Float64() < w.Faults.Cut {
-		w.cut()
+		w.cut(a, nil)
 		return
 	}
-	w.travel(func() {
-		if err := w.Sender.Received(w.Now, link.TopicDown, answer); err != nil {
-			w.cut()
+	w.travel(a, func() {
+		if err := a.Sender.Received(w.Now, link.TopicDown, answer); err != nil {
+			w.cut(a, err)
 		}
 	})
 }
 
-// News lets a hint arrive at the agent.
+// News lets a hint arrive at every agent.
 func (w *World) News(payload string) {
-	w.travel(func() { _ = w.Sender.Received(w.Now, link.TopicNews, []byte(payload)) }) // a hint has no error
+	for _, a := range w.agents {
+		w.travel(a, func() { _ = a.Sender.Received(w.Now, link.TopicNews, []byte(payload)) }) // a hint has no error
+	}
 }

@@ -97,3 +97,14 @@ CREATE TABLE day_certificates (
     body    bytea  NOT NULL, -- as it was given out
     PRIMARY KEY (chain, store, day, version)
 );
+
+-- The newest totals of each counter, against counting people again from a disk rolled back.
+CREATE TABLE counters (
+    chain   bigint NOT NULL,
+    store   text   NOT NULL,
+    agent   text   NOT NULL,
+    counter text   NOT NULL,
+    raw_in  bigint NOT NULL,
+    raw_out bigint NOT NULL,
+    PRIMARY KEY (chain, store, agent, counter)
+);
