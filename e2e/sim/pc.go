@@ -56,6 +56,7 @@ type pc struct {
 	former   *former // a journal of this PC that another agent has left
 	taints   []taint // what may be lost of it
 
+	keeps      int
 	images     int
 	past       history
 	replaying  bool
@@ -174,7 +175,7 @@ func (p *pc) open(disk *journaltest.Disk, index *journal.MemoryIndex, life int) 
 		Version: agentVersion, Log: slog.New(slog.DiscardHandler), Now: p.wall,
 		Inline: true, Disk: rebased{disk, p.dir}, Index: index, Mono: p.sinceBoot, BootID: fmt.Sprintf("%s-%d", p.name, p.boots),
 		Random: rand.NewChaCha8(seed), Jitter: rand.NewPCG(p.w.s.Seed, uint64(life)),
-		SegmentBytes: 8 << 10, ReserveBytes: -1, RetainFor: 14 * 24 * time.Hour, FeedEvery: 10 * time.Minute,
+		SegmentBytes: 16 << 10, ReserveBytes: -1, RetainFor: 14 * 24 * time.Hour, FeedEvery: 10 * time.Minute,
 	})
 }
 
@@ -248,7 +249,8 @@ func (p *pc) leave(order bool) {
 		g.end(order)
 	}
 	if p.end != nil {
-		_ = p.end.sender.Status()
+		p.w.stats.Forks += int(p.end.sender.Status().Forks)
+		p.w.stats.Rewinds += int(p.end.sender.Status().Rewinds)
 		p.end.gone()
 	}
 	p.end = nil
@@ -288,7 +290,7 @@ func (p *pc) everyTenMinutes(life int) {
 			return
 		}
 		p.rollOver()
-		if p.agent != nil {
+		if p.keeps++; p.agent != nil && p.keeps%3 == 0 {
 			p.keep()
 		}
 		if p.agent != nil {

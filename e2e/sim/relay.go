@@ -156,6 +156,9 @@ func (r *relay) fail(step string) error {
 	return nil
 }
 
+// deliverEvery is how long commits gather for the connector.
+const deliverEvery = 20 * time.Second
+
 // steps are where KillRelay kills; "" = at once.
 var steps = [...]string{"", ledger.StepBegin, ledger.StepWritten, ledger.StepCommitted}
 
@@ -180,7 +183,7 @@ func (r *relay) handle(e *end, id string, topic link.Topic, payload []byte) ([]b
 	if err != nil {
 		return nil, err
 	}
-	r.deliverAt(r.w.now.Add(time.Second))
+	r.deliverAt(r.w.now.Add(deliverEvery))
 	return answer, nil
 }
 
