@@ -88,7 +88,8 @@ func newWebhook(o Options, c Config) (*webhook, error) {
 }
 
 // messageID is the record's idempotency key: it depends on where the agent accepted the record
-// first and on nothing that a retry, a fork, another relay or a restored ledger would change.
+// first, on its body, and on nothing that a retry, a fork, another relay or a restored ledger
+// would change. Where a disk was cloned or rolled back two records have one place.
 func messageID(chain string, r *ledger.StoredRecord) string {
 	epoch, seq := r.Epoch, r.Seq
 	if r.Was != nil {
@@ -98,7 +99,8 @@ func messageID(chain string, r *ledger.StoredRecord) string {
 	for _, s := range []string{chain, r.Agent, string(epoch)} {
 		key = append(binary.BigEndian.AppendUint32(key, uint32(len(s))), s...)
 	}
-	sum := sha256.Sum256(binary.BigEndian.AppendUint64(key, seq))
+	body := sha256.Sum256(r.Body)
+	sum := sha256.Sum256(append(binary.BigEndian.AppendUint64(key, seq), body[:]...))
 	return "msg_" + hex.EncodeToString(sum[:16])
 }
 
