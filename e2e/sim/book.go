@@ -25,6 +25,7 @@ type entry struct {
 	at     time.Time         // when it was accepted, by the world's clock
 	where  protocol.Position // where it stood then
 	doubt  bool              // there was an error: it may be on the disk or not
+	again  int               // how often it was forgotten and accepted anew
 
 	id    protocol.TransactionID // of a sale
 	sale  *protocol.Transaction
@@ -93,6 +94,7 @@ func (b *book) soldAgain(s *sale, r reply) {
 	}
 	// It was forgotten, and is accepted anew: from now on it must not be lost.
 	e.where, e.at, e.origin = a.Position, b.w.now, p.origin
+	e.again++
 	b.w.say("%s: accepted %s once more", p.name, e.id)
 }
 

@@ -42,10 +42,14 @@ func (p *pc) addCounter(id string, m meter) *gauge {
 
 // counterSettings are those of every counter.
 func counterSettings() map[string]any {
-	return map[string]any{"interval": "10m", "poll": `R\r\n`, "poll_interval": "1m"}
+	return map[string]any{"interval": "10m", "poll": `R\r\n`, "poll_interval": "1m", "silence": "24h"}
 }
 
-const readEvery = time.Minute
+// How often a driver is asked to go on, while the shop is open and else.
+const (
+	readEvery   = time.Minute
+	readAtNight = 90 * time.Minute
+)
 
 // start runs the real driver, as a coroutine: it goes on when the simulation says so, and
 // gives back when it would wait for its port.
@@ -72,8 +76,8 @@ func (g *gauge) run(driver drivers.Driver, host drivers.Host) {
 	})
 }
 
-// read lets the driver go on, every minute of the agent's life, and runs it again when it has
-// ended.
+// read lets the driver go on, again and again in the agent's life, and runs it again when it
+// has ended.
 func (g *gauge) read(life int, driver drivers.Driver, host drivers.Host) {
 	if g.pc.lives != life || g.step == nil {
 		return
@@ -86,7 +90,11 @@ func (g *gauge) read(life int, driver drivers.Driver, host drivers.Host) {
 		g.cancel()
 		g.run(driver, host)
 	}
-	g.pc.w.in(readEvery, func() { g.read(life, driver, host) })
+	every := readAtNight
+	if g.pc.store.opened() {
+		every = readEvery
+	}
+	g.pc.w.in(every, func() { g.read(life, driver, host) })
 	g.pc.end.poke()
 }
 

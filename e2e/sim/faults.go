@@ -253,9 +253,10 @@ func (w *world) clone(s *store, d time.Duration) {
 // revoke ends an agent's membership; later its PC is enrolled under a new name, and what the
 // old journal holds is delivered by the new agent.
 func (w *world) revoke(p *pc, d time.Duration) {
-	if p.former != nil || !w.relay.up || p.store.copy != nil {
+	if p.revoked || !w.relay.up || p.store.copy != nil {
 		return
 	}
+	p.revoked = true
 	old := p.origin
 	if err := w.relay.ledger.SetAgentState(w.ctx(), old, "revoked"); err != nil {
 		w.fail("revoke: %v", err)

@@ -51,8 +51,9 @@ type pc struct {
 	cursor   int64                  // of the config feed, newest seen
 	restores int                    // of the relay, until then
 
-	lostTime bool    // its clock has begun anew: what is kept for some days may be dropped at once
-	main     bool    // the store's own, not a copy
+	lostTime bool // its clock has begun anew: what is kept for some days may be dropped at once
+	main     bool // the store's own, not a copy
+	revoked  bool
 	former   *former // a journal of this PC that another agent has left
 	taints   []taint // what may be lost of it
 

@@ -58,6 +58,17 @@ func (s *store) rule() protocol.DayRule {
 	return rule
 }
 
+// opened says whether the shop is open, or nearly.
+func (s *store) opened() bool {
+	for day := range s.w.s.Days {
+		opens := s.w.s.opens(s.i, day)
+		if s.w.now.After(opens.Add(-before-readAtNight)) && s.w.now.Before(opens.Add(openFor+after)) {
+			return true
+		}
+	}
+	return false
+}
+
 // trade plans a day of the people and tills around a PC.
 func (p *pc) trade(day int) {
 	w, opens := p.w, p.w.s.opens(p.store.i, day)
