@@ -61,14 +61,14 @@ func (w *world) strike(f Fault) {
 	case Rollback:
 		i := p.copyDisk()
 		w.in(d, func() {
-			if !w.calm {
+			if !w.calm && p.origin == i.origin {
 				p.rollBack(i)
 			}
 		})
 	case Resume:
 		if snap, ok := p.snap(); ok {
 			w.in(d, func() {
-				if !w.calm {
+				if !w.calm && p.origin == snap.base.origin {
 					p.taint(snap.taken, w.now, false)
 					p.resume(snap)
 					p.repeatSales()

@@ -13,16 +13,17 @@ import (
 
 // An image is a copy of a PC's disk: its segments, its index, and the files beside them.
 type image struct {
-	disk  *journaltest.Disk
-	index *journal.MemoryIndex
-	dir   string
-	at    time.Time
+	disk   *journaltest.Disk
+	index  *journal.MemoryIndex
+	dir    string
+	at     time.Time
+	origin protocol.Origin // whose journal is on it
 }
 
 // copyDisk makes an image of the PC as it is.
 func (p *pc) copyDisk() image {
 	p.images++
-	i := image{disk: p.disk.Clone(p.r.Uint64()), index: p.index.Clone(), dir: fmt.Sprintf("%s-image-%d", p.dir, p.images), at: p.w.now}
+	i := image{disk: p.disk.Clone(p.r.Uint64()), index: p.index.Clone(), dir: fmt.Sprintf("%s-image-%d", p.dir, p.images), at: p.w.now, origin: p.origin}
 	if err := copyDir(p.dir, i.dir); err != nil {
 		p.w.fail("harness: copy %s: %v", p.name, err)
 	}

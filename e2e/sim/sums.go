@@ -150,7 +150,8 @@ func (c *checker) ledgerTotals() (map[storeDay]*total, error) {
 }
 
 // people compares what the counters over the doors show with what was accepted, where nothing
-// made a PC forget; that it is in the ledger is checked apart.
+// made a PC forget; that it is in the ledger is checked apart. Who passed before the first
+// count that was ever accepted is nobody's: until then no total is on the disk.
 func (c *checker) people() {
 	counted := map[string]*total{}
 	for _, e := range c.w.book.entries {
@@ -159,7 +160,7 @@ func (c *checker) people() {
 		}
 		k := fmt.Sprintf("%s/%s", e.pc.name, e.count.Counter)
 		if counted[k] == nil {
-			counted[k] = &total{}
+			counted[k] = &total{in: e.count.RawIn - e.count.In, out: e.count.RawOut - e.count.Out}
 		}
 		counted[k].in += e.count.In
 		counted[k].out += e.count.Out
