@@ -6,7 +6,7 @@ LDFLAGS := -s -w -X main.version=$(VERSION)
 GOBUILD := CGO_ENABLED=0 go build -trimpath -ldflags "$(LDFLAGS)"
 LINT_VERSION := v2.15.0
 
-.PHONY: build demo test check lint fuzz bench dist clean
+.PHONY: build demo test check lint fuzz bench powercut dist clean
 
 build: ## both programs, in bin/
 	@$(GOBUILD) -o bin/storelay-agent ./agent
@@ -18,6 +18,7 @@ demo: build ## one relay, three stores, live; DEMO_SECONDS=20 stops by itself
 test: need-postgresql ## everything, with the race detector
 	go vet ./...
 	GOOS=windows go vet ./agent/... ./drivers/... ./protocol/... ./config/...
+	go vet -tags powercut ./e2e/powercut
 	go test -race -timeout 20m ./...
 
 check: lint test ## before you push
@@ -39,6 +40,11 @@ fuzz: ## every fuzz target for FUZZTIME
 
 bench: need-postgresql ## every benchmark, with its yardstick in the same run
 	go test -run '^$$' -bench . -benchtime 2s ./...
+
+CUTS ?= 20
+POWERCUT ?= .
+powercut: need-e2fsprogs ## power cuts, full and dying disks under the agent; Linux, root; CUTS=4 POWERCUT=TestPowerCuts is the short run
+	POWERCUT_CUTS=$(CUTS) go test -tags powercut -count=1 -v -timeout 15m -run '$(POWERCUT)' ./e2e/powercut
 
 dist: ## both programs for every system, with checksums, in dist/
 	@rm -rf dist && mkdir -p dist
@@ -63,3 +69,11 @@ need-postgresql: # the tests run a private server of their own; they need its pr
 	  sudo=; [ $$(id -u) = 0 ] || sudo=sudo; \
 	  { $$sudo apt-get update -qq && DEBIAN_FRONTEND=noninteractive $$sudo apt-get install -y -qq --no-install-recommends postgresql; } >/tmp/storelay-apt.log 2>&1 \
 	  || { cat /tmp/storelay-apt.log; echo "install PostgreSQL's server programs and run this again"; exit 1; }; }
+
+.PHONY: need-e2fsprogs
+need-e2fsprogs: # power cuts make, mount and check file systems in image files
+	@{ command -v mkfs.ext4 && command -v e2fsck && command -v losetup && command -v mount; } >/dev/null || { \
+	  echo "installing e2fsprogs, util-linux and mount, once"; \
+	  sudo=; [ $$(id -u) = 0 ] || sudo=sudo; \
+	  { $$sudo apt-get update -qq && DEBIAN_FRONTEND=noninteractive $$sudo apt-get install -y -qq --no-install-recommends e2fsprogs util-linux mount; } >/tmp/storelay-apt.log 2>&1 \
+	  || { cat /tmp/storelay-apt.log; echo "install mkfs.ext4, e2fsck, losetup and mount, and run this again"; exit 1; }; }

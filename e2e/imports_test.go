@@ -32,10 +32,11 @@ var rooms = map[string][]string{
 	"agent":                     {"agent/core", "config"},
 	"agent/core":                {"protocol/...", "config", "drivers/...", "agent/journal"},
 	"agent/journal":             {"protocol", "protocol/link", "protocol/mutant"},
+	"agent/journal/journaltest": {"protocol", "agent/journal"},
 	"relay":                     {"protocol/...", "relay/...", "config"},
 	"relay/ca":                  {"protocol", "protocol/identity"},
 	"relay/broker":              {"protocol", "protocol/link", "protocol/identity", "relay/ca"},
-	"relay/ledger":              {"protocol", "protocol/mutant"},
+	"relay/ledger":              {"protocol", "protocol/mutant", "relay/ca"},
 	"relay/ledger/ledgertest":   {"protocol", "relay/ledger"},
 	"relay/connect":             {"protocol", "relay/ledger", "protocol/mutant"},
 	"relay/connect/connecttest": {"protocol", "relay/ledger"},
@@ -45,6 +46,7 @@ var rooms = map[string][]string{
 	"e2e":                       {"..."},
 	"e2e/chain":                 {"..."},
 	"e2e/demo":                  {"..."},
+	"e2e/powercut":              {"..."},
 }
 
 // owners are the rooms that may import a third-party module (by prefix).

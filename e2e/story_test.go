@@ -59,6 +59,12 @@ func start(t *testing.T, o chain.Options) *chain.Chain {
 		if err := c.Stop(); err != nil {
 			t.Error(err)
 		}
+		// Whatever has happened, nobody changed the ledger.
+		out, err := c.Admin(context.Background(), "audit")
+		if err != nil {
+			t.Errorf("audit: %v\n%s", err, out)
+		}
+		t.Log(out)
 	})
 	return c
 }

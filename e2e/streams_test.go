@@ -367,3 +367,32 @@ func TestEDG05ADeadClockBattery(t *testing.T) {
 	s.Counter.Walk(1, 0)
 	prove(t, c, 30)
 }
+
+// TestEDG05ARolledBackCounterCountsNobodyTwice rolls the disk back behind counts that were
+// delivered: the counter goes on from totals that it has told already.
+func TestEDG05ARolledBackCounterCountsNobodyTwice(t *testing.T) {
+	c, s := one(t)
+	s.Counter.Walk(3, 1)
+	wait(3 * time.Second)
+	check(t, s.Agent.Stop())
+	old := image(t, s)
+	check(t, s.StartAgent(t.Context()))
+	s.Counter.Walk(5, 4)
+	wait(3 * time.Second)
+	delivered(t, s)
+	check(t, s.Agent.Kill())
+	check(t, s.Restore(old))
+	check(t, s.Agent.Start())
+	check(t, s.Awake(t.Context()))
+	s.Counter.Walk(2, 0)
+	wait(3 * time.Second)
+	delivered(t, s)
+	s.Counter.Walk(1, 1) // from here on all is well again
+	wait(3 * time.Second)
+	delivered(t, s)
+	proof, err := c.NewProver().Observe(t.Context())
+	check(t, err)
+	if proof.Twice != 0 || proof.Quarantined != 1 || proof.Committed < 3+1+5+4+1+1 {
+		t.Errorf("%s; want nobody twice, and the one count in quarantine that goes from told totals", proof)
+	}
+}

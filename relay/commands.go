@@ -161,6 +161,9 @@ func issue(ctx context.Context, args []string) error {
 	} else if err != nil {
 		return err
 	}
+	if err := keepIssued(ctx, led, *origin, cert); err != nil {
+		return err
+	}
 	if err := os.MkdirAll(*out, 0o700); err != nil {
 		return fmt.Errorf("make identity folder: %w", err)
 	}

@@ -93,7 +93,9 @@ func (d *device) Emit(ctx context.Context, kind protocol.Kind, body any, state [
 	if state != nil {
 		entry.StateKey, entry.State = d.stateKey(), state
 	}
-	if _, err := d.agent.journal.Append(ctx, entry); err != nil {
+	// The end of ctx is no answer: a driver that is told to end would put what may be on the
+	// disk already into its last count once more. The journal outlives the drivers.
+	if _, err := d.agent.journal.Append(context.WithoutCancel(ctx), entry); err != nil {
 		return err
 	}
 	d.mu.Lock()

@@ -224,7 +224,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	g.Go(func() error { return a.keepDays(ctx) })
 	for _, d := range a.devices {
 		g.Go(func() error {
-			return drivers.Supervise(ctx, d.spec.ID, d.driver, d, drivers.Options{Driver: d.spec.Driver, Class: d.class, Log: a.log})
+			return drivers.Supervise(ctx, d.spec.ID, d.driver, d, drivers.Options{Driver: d.spec.Driver, Class: d.class})
 		})
 	}
 	g.Go(func() error { return link.Keep(ctx, a.dial, a.cfg.Relays, a.sender, link.KeepOptions{Log: a.log}) })
@@ -245,8 +245,18 @@ func ignoreDone(err error) error {
 	return err
 }
 
+// A dialler connects to a relay.
+type dialler func(ctx context.Context, relay string) (link.Conn, error)
+
+// dialler connects as an agent, through the proxy if there is one.
+func (c *Config) dialler(origin protocol.Origin, settings *tls.Config) dialler {
+	return func(ctx context.Context, relay string) (link.Conn, error) {
+		return mqtt.Dial(ctx, mqtt.Options{URL: relay, TLS: settings, Proxy: c.proxy(), Origin: origin})
+	}
+}
+
 func (a *Agent) dial(ctx context.Context, relay string) (link.Conn, error) {
-	conn, err := mqtt.Dial(ctx, mqtt.Options{URL: relay, TLS: a.tls, Origin: a.origin, Log: a.log})
+	conn, err := a.cfg.dialler(a.origin, a.tls)(ctx, relay)
 	if err != nil {
 		a.clock.failed()
 	}

@@ -15,7 +15,6 @@ import (
 	"github.com/storelay/storelay/protocol"
 	"github.com/storelay/storelay/protocol/identity"
 	"github.com/storelay/storelay/protocol/link"
-	"github.com/storelay/storelay/protocol/link/mqtt"
 )
 
 const (
@@ -69,9 +68,7 @@ func Drain(ctx context.Context, cfg Config, o Options, folders []string, tell fu
 			return err
 		}
 	}
-	dial := func(ctx context.Context, relay string) (link.Conn, error) {
-		return mqtt.Dial(ctx, mqtt.Options{URL: relay, TLS: settings, Origin: origin, Log: o.Log})
-	}
+	dial := cfg.dialler(origin, settings)
 	for _, dir := range folders {
 		if err := drain(ctx, cfg, o, dir, dial, tell); err != nil {
 			return fmt.Errorf("drain %s: %w", dir, err)
@@ -83,7 +80,7 @@ func Drain(ctx context.Context, cfg Config, o Options, folders []string, tell fu
 	return nil
 }
 
-func drain(ctx context.Context, cfg Config, o Options, dir string, dial func(context.Context, string) (link.Conn, error), tell func(DrainProgress)) error {
+func drain(ctx context.Context, cfg Config, o Options, dir string, dial dialler, tell func(DrainProgress)) error {
 	of, err := journal.Owner(dir)
 	if err != nil {
 		return err
@@ -139,8 +136,9 @@ func (f former) Read(from protocol.Position, maxRecords, maxBytes int) (protocol
 	return b, err
 }
 
-// LastAck implements link.Source. No mark is shown in a hello: the ledger has none of these
-// records in a stream of the agent that delivers them, and would take itself for restored.
+// LastAck implements link.Source: what a former agent's acks say means nothing to a relay
+// that knows this connection as another agent's; it would take its own ledger for restored.
+// The incarnation is kept: a ledger that was restored gets everything again.
 func (f former) LastAck() (*protocol.Mark, int64) {
 	_, incarnation := f.Journal.LastAck()
 	return nil, incarnation

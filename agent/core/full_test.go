@@ -85,3 +85,32 @@ func TestEDG05OnAFullDiskSalesAreRefusedLast(t *testing.T) {
 		t.Errorf("%d records, want all that were accepted", n)
 	}
 }
+
+// TestACountThatIsWrittenDownWhileTheDriverEndsIsAccepted emits with a ctx that is done, as a
+// driver does that is told to end while the disk is slow. An error would make it count again
+// what is on the disk.
+func TestACountThatIsWrittenDownWhileTheDriverEndsIsAccepted(t *testing.T) {
+	dir := t.TempDir()
+	identityFor(t, filepath.Join(dir, "identity"))
+	now := time.Date(2026, 11, 22, 10, 0, 0, 0, time.UTC)
+	cfg := Config{Data: dir, Identity: filepath.Join(dir, "identity"), Relays: []string{"tls://127.0.0.1:1"}, Zone: "Europe/Stockholm", Log: "info",
+		Devices: []Device{{ID: "door", Driver: "terabee", Port: "/dev/none"}}}
+	a, err := New(cfg, Options{Version: "test", Log: slog.New(slog.DiscardHandler), Inline: true,
+		Disk: journaltest.NewDisk(1, func() time.Time { return now }), Index: journal.NewMemoryIndex(),
+		Now: func() time.Time { return now }, Mono: func() time.Duration { return 0 }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	host, _ := a.Host("door")
+	ended, end := context.WithCancel(context.Background())
+	end()
+	for n := range int64(40) {
+		count := protocol.FootfallCount{Counter: "door", From: now, To: now.Add(time.Minute), In: 1, RawIn: n, Quality: protocol.QualityOK}
+		if err := host.Emit(ended, protocol.KindFootfall, count, []byte("{}")); err != nil {
+			t.Fatalf("count %d is on the disk and refused: %v", n, err)
+		}
+	}
+	if n := a.Journal().Stats().Waiting; n != 1+40 { // the seal
+		t.Errorf("%d records, want 40 counts and the seal", n)
+	}
+}

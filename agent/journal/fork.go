@@ -280,7 +280,7 @@ func decodeRewind(b []byte) (*rewind, error) {
 	return r, d.err()
 }
 
-// goBack is Rewind in the committer. Marks that are not of our own records are left out.
+// goBack is Rewind in the committer.
 func (j *Journal) goBack(marks []protocol.Mark, incarnation int64) error {
 	if _, seen := j.LastAck(); incarnation <= seen {
 		return nil
@@ -292,16 +292,24 @@ func (j *Journal) goBack(marks []protocol.Mark, incarnation int64) error {
 	for _, mark := range marks {
 		j.mu.Lock()
 		_, e := j.epochOf(mark.Epoch)
-		below := e != nil && mark.Through < e.acked
+		known, acked, last := e != nil, uint64(0), uint64(0)
+		if known {
+			acked, last = e.acked, e.last
+		}
 		j.mu.Unlock()
-		if !below {
+		if !known {
 			continue
 		}
-		ours, err := j.ours(mark)
-		if err != nil {
-			return err
-		}
+		ours, err := mark.Through <= last, error(nil)
 		if ours {
+			if ours, err = j.ours(mark); err != nil {
+				return err
+			}
+		}
+		if !ours { // another branch: all of ours is sent again, and the relay says where they part
+			mark.Through, mark.Hash = 0, protocol.Genesis(j.opt.Origin.Chain, j.opt.Origin.Store, j.opt.Origin.Agent, mark.Epoch)
+		}
+		if mark.Through < acked {
 			r.to = append(r.to, ack{ord: e.ord, through: mark.Through, hash: mark.Hash})
 		}
 	}

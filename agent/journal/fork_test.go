@@ -195,14 +195,17 @@ func TestARewindSendsAgainWhatTheRelayHasLost(t *testing.T) {
 	m.check(t)
 }
 
-func TestAMarkThatIsNotOursIsLeftOutOfARewind(t *testing.T) {
+func TestAMarkThatIsNotOursSendsItsWholeEpochAgain(t *testing.T) {
 	m := opened(t)
 	m.sellMany(t, 5)
 	do(t, m.deliver(100))
 	epoch := m.j.Epochs("", 1)[0]
 	do(t, m.j.Rewind([]protocol.Mark{{Epoch: epoch, Through: 3, Hash: protocol.Hash{7}}, {Epoch: "00000000000000000000000000000009", Through: 3}}, 2))
-	if n := m.j.Stats().Waiting; n > 1 { // the seal of the epoch that holds the rewind, if any
-		t.Errorf("%d wait, want nothing sent again", n)
+	if oldest, _ := m.j.Heads(); oldest != (protocol.Position{Epoch: epoch, Seq: 1}) {
+		t.Errorf("oldest %s, want the whole epoch sent again", oldest)
+	}
+	if n := m.j.Stats().Waiting; n != 6 {
+		t.Errorf("%d wait, want the seal and five sales", n)
 	}
 }
 

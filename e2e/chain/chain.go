@@ -34,6 +34,7 @@ type Options struct {
 	Secret   string        // of the webhook
 	Lines    bool          // each store has a Line to the first relay
 	NoDrawer bool          // tills do not open the drawer: what a drawer does while no agent runs nobody can know
+	Tills    int           // of each store; 0 = 1
 }
 
 // A Chain is running relays and stores.
@@ -63,6 +64,9 @@ func Start(ctx context.Context, o Options) (c *Chain, err error) {
 	}
 	if o.Interval == 0 {
 		o.Interval = 2 * time.Second
+	}
+	if o.Tills == 0 {
+		o.Tills = 1
 	}
 	c = &Chain{opts: o}
 	defer func() {

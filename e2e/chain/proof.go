@@ -8,6 +8,7 @@ import (
 	"strconv"
 	"time"
 
+	"github.com/storelay/storelay/drivers/drivertest"
 	"github.com/storelay/storelay/protocol"
 )
 
@@ -57,6 +58,9 @@ func (c *Chain) NewProver() *Prover {
 	return &Prover{chain: c, sales: map[string]int{}, totals: map[string]int64{}, passed: map[string]int64{}, opened: map[string]int64{},
 		slack: 2*c.opts.Interval + 5*time.Second}
 }
+
+// Times is how often a sale is committed, as far as the proof has read.
+func (p *Prover) Times(sale drivertest.Receipt) int { return p.sales[sale.Reference()] }
 
 // Observe reads on and proves anew.
 func (p *Prover) Observe(ctx context.Context) (Proof, error) {
@@ -122,7 +126,7 @@ func (p *Prover) count(s *Store) (committed, accepted counts) {
 			}
 		}
 	}
-	for _, sale := range s.Till.Accepted() {
+	for _, sale := range s.Accepted() {
 		accepted.sales++
 		n := p.sales[sale.Reference()]
 		committed.sales += int64(min(n, 1))
@@ -223,7 +227,7 @@ func (p *Prover) detail() string {
 func (p *Prover) compareMoney(context.Context) error {
 	said := map[string]int64{}
 	for _, s := range p.chain.Stores {
-		for _, sale := range s.Till.Accepted() {
+		for _, sale := range s.Accepted() {
 			said[s.ID] += sale.Total
 		}
 	}

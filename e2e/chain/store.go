@@ -8,31 +8,33 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"sync"
 	"time"
 
 	"github.com/storelay/storelay/drivers/drivertest"
 )
 
-// The ids of a store's devices and of its till.
+// The ids of a store's devices and of its first till.
 const (
 	Counter     = "door"
 	Drawer      = "drawer-1"
 	Workstation = "1"
 )
 
-// A Store is one store: an agent process, its counter, its printer with a drawer, its till.
+// A Store is one store: an agent process, its counter, its printer with a drawer, its tills.
 type Store struct {
 	ID      string
 	Agent   *Process
 	Config  string              // the agent's configuration file
 	Data    string              // the agent's folder: what a disk image has
 	API     string              // the agent's local address
-	Token   string              // of the till
+	Token   string              // of the first till
 	Counter *drivertest.Terabee // nil: the PC has no devices
 	Printer *drivertest.Printer
-	Till    *drivertest.Till
-	Line    *Line // nil without Options.Lines
+	Till    *drivertest.Till   // the first
+	Tills   []*drivertest.Till // all
+	Line    *Line              // nil without Options.Lines
 
 	drawer bool     // the till opens the drawer
 	relays []string // in the agent's configuration
@@ -44,7 +46,7 @@ type Store struct {
 }
 
 func (c *Chain) newStore(ctx context.Context, i int) (*Store, error) {
-	s := &Store{ID: storeID(i), Token: fmt.Sprintf("till-secret-of-store-%s", storeID(i))}
+	s := &Store{ID: storeID(i), Token: token(storeID(i), Workstation)}
 	dir := filepath.Join(c.opts.Dir, "store-"+s.ID)
 	identity := filepath.Join(dir, "identity")
 	if _, err := c.Admin(ctx, "issue", "-chain", Name, "-store", s.ID, "-agent", "pc-"+s.ID, "-out", identity); err != nil {
@@ -74,24 +76,42 @@ func (c *Chain) newStore(ctx context.Context, i int) (*Store, error) {
 		{"id": Counter, "driver": "terabee", "port": counterPort, "settings": map[string]any{"interval": c.opts.Interval.String()}},
 		{"id": Drawer, "driver": "escpos", "port": printerPort},
 	}
-	if err := s.configure(identity, Workstation, devices); err != nil {
+	workstations := make([]string, c.opts.Tills)
+	for n := range workstations {
+		workstations[n] = strconv.Itoa(n + 1)
+	}
+	if err := s.configure(identity, workstations, devices); err != nil {
 		return nil, err
 	}
 	s.Agent = NewProcess("agent-"+s.ID, c.opts.Dir, c.bin("storelay-agent"), "run", "-config", s.Config)
 	s.Counter = drivertest.NewTerabee(drivertest.TerabeeOptions{Seed: uint64(i + 1)})
 	s.Printer = drivertest.NewPrinter(drivertest.PrinterOptions{OpenLow: i%2 == 1})
-	s.Till = drivertest.NewTill(drivertest.TillOptions{URL: "http://" + s.API, Token: s.Token, Store: s.ID, Workstation: Workstation,
-		Currency: "SEK", Seed: uint64(i + 1), Drawer: drawer})
+	for n, w := range workstations {
+		s.Tills = append(s.Tills, drivertest.NewTill(drivertest.TillOptions{URL: "http://" + s.API, Token: token(s.ID, w), Store: s.ID, Workstation: w,
+			Currency: "SEK", Seed: uint64(i+1) + uint64(n)<<32, Drawer: drawer}))
+	}
+	s.Till = s.Tills[0]
 	s.drawer = drawer != ""
 	return s, s.plugIn(counterPort, printerPort)
 }
 
 // configure writes the agent's configuration file.
-func (s *Store) configure(identity, workstation string, devices []map[string]any) error {
+func (s *Store) configure(identity string, workstations []string, devices []map[string]any) error {
+	tills := make([]map[string]any, len(workstations))
+	for n, w := range workstations {
+		tills[n] = map[string]any{"workstation": w, "token": token(s.ID, w)}
+	}
 	return writeJSON(s.Config, map[string]any{
 		"data": s.Data, "identity": identity, "relays": s.relays, "listen": s.API,
-		"tills": []map[string]any{{"workstation": workstation, "token": s.Token}}, "devices": devices,
+		"tills": tills, "devices": devices,
 	})
+}
+
+// TokenOf is the token of a workstation's till.
+func (s *Store) TokenOf(workstation string) string { return token(s.ID, workstation) }
+
+func token(store, workstation string) string {
+	return fmt.Sprintf("till-secret-of-store-%s-%s", store, workstation)
 }
 
 // Image copies the disk of the store's PC to a folder. Its agent must not run.
@@ -109,7 +129,7 @@ func (s *Store) Restore(image string) error {
 // devices, and with a till of its own.
 func (c *Chain) Clone(of *Store, image, workstation string) (*Store, error) {
 	dir := filepath.Join(c.opts.Dir, "clone-"+of.ID+"-"+workstation)
-	s := &Store{ID: of.ID, Config: filepath.Join(dir, "agent.yaml"), Data: filepath.Join(dir, "data"), Token: of.Token, relays: of.relays}
+	s := &Store{ID: of.ID, Config: filepath.Join(dir, "agent.yaml"), Data: filepath.Join(dir, "data"), Token: token(of.ID, workstation), relays: of.relays}
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, err
 	}
@@ -117,11 +137,12 @@ func (c *Chain) Clone(of *Store, image, workstation string) (*Store, error) {
 	if s.API, err = FreeAddress(); err != nil {
 		return nil, err
 	}
-	if err := errors.Join(s.Restore(image), s.configure(filepath.Join(filepath.Dir(of.Config), "identity"), workstation, nil)); err != nil {
+	if err := errors.Join(s.Restore(image), s.configure(filepath.Join(filepath.Dir(of.Config), "identity"), []string{workstation}, nil)); err != nil {
 		return nil, err
 	}
 	s.Agent = NewProcess(filepath.Base(dir), c.opts.Dir, c.bin("storelay-agent"), "run", "-config", s.Config)
 	s.Till = drivertest.NewTill(drivertest.TillOptions{URL: "http://" + s.API, Token: s.Token, Store: s.ID, Workstation: workstation, Currency: "SEK", Seed: 99})
+	s.Tills = []*drivertest.Till{s.Till}
 	c.Stores = append(c.Stores, s)
 	return s, nil
 }
@@ -184,6 +205,15 @@ func (s *Store) Status(ctx context.Context) (AgentStatus, error) {
 	var status AgentStatus
 	_, err := request(ctx, "http://"+s.API+"/v1/status", s.Token, &status)
 	return status, err
+}
+
+// Accepted lists the sales of all tills that were answered 201, till by till.
+func (s *Store) Accepted() []drivertest.Receipt {
+	var all []drivertest.Receipt
+	for _, t := range s.Tills {
+		all = append(all, t.Accepted()...)
+	}
+	return all
 }
 
 // StatusInto reads the agent's whole status.

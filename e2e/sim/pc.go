@@ -411,7 +411,7 @@ func (p *pc) replicaCursor() {
 		p.w.fail("%s: cursor: %v", p.name, err)
 		return
 	}
-	if at < p.cursor && p.restores == p.w.relay.restores {
+	if at < p.cursor && p.restores == p.w.relay.restores && len(p.taints) == 0 {
 		p.w.fail("%s: the cursor of the config feed went back from %d to %d", p.name, p.cursor, at)
 	}
 	p.cursor, p.restores = at, p.w.relay.restores

@@ -21,10 +21,16 @@ type forks struct {
 	next  time.Time // none before
 }
 
+// A fork is one that is due: an epoch has another content at the relay.
+type fork struct {
+	epoch  protocol.Epoch
+	reason string
+}
+
 // fork lets the source close the epoch that has another content at the relay, and goes on
 // from the oldest record in the new one.
 func (s *Sender) fork(now time.Time) error {
-	reason := s.forkDue
+	reason := s.forkDue.reason
 	if err := s.source.Fork(reason); err != nil {
 		return fmt.Errorf("fork: %w", err)
 	}
@@ -34,7 +40,7 @@ func (s *Sender) fork(now time.Time) error {
 		f.pause = min(2*f.pause, maxRefused)
 	}
 	s.forks.at, s.forks.next = now, now.Add(s.jitter(s.forks.pause))
-	s.forkDue = ""
+	s.forkDue = nil
 	s.gapped, s.raw = protocol.Position{}, protocol.Position{}
 	s.note(func(st *Status) { st.Forked = reason; st.Forks++ })
 	s.rewind(protocol.Position{})

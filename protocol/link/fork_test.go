@@ -197,3 +197,21 @@ func TestAMarkOfAnEpochThatIsLeftIsNoFork(t *testing.T) {
 		t.Errorf("status %+v, want a fork", d.sender.Status())
 	}
 }
+
+func TestAForkThatIsDueIsDroppedWhenItsEpochHasEnded(t *testing.T) {
+	source := records(3, 100)
+	d := newDesk(t, source, nil, small())
+	d.step()
+	d.answer(protocol.VerdictFork, protocol.Mark{Epoch: d.batches[0].Epoch})
+	d.step()
+	second := d.batches[0]
+	d.answer(protocol.VerdictFork, protocol.Mark{Epoch: second.Epoch})
+	if d.step(); len(d.batches) != 0 || d.sender.Status().Forks != 1 {
+		t.Fatalf("status %+v, want a pause before the next fork", d.sender.Status())
+	}
+	d.answer(protocol.VerdictAck, end(second)) // it is taken after all
+	source.Begin(9)
+	if d.step(); len(d.batches) != 1 || d.batches[0].First != 1 || d.batches[0].Epoch == second.Epoch || d.sender.Status().Forks != 1 {
+		t.Errorf("batches %+v, status %+v, want the next epoch sent at once", d.batches, d.sender.Status())
+	}
+}

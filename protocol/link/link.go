@@ -50,9 +50,9 @@ type Source interface {
 	Epochs(after protocol.Epoch, n int) []protocol.Epoch
 	// Rewind takes the marks of a ledger whose incarnation has risen: what stands beyond them
 	// goes on the send queue again, held or as a skip, and the incarnation counts as seen. All
-	// in one durable step. When a mark is not of the agent's own records, all of its epoch goes
-	// on the queue: the relay says where it parts. What a fork has moved goes on it in its first
-	// place too, or the agent's order would be lost; the relay knows the later one by its was.
+	// in one durable step. A mark that is not of the agent's own records is left out. What a
+	// fork has moved goes on the queue in its first place too, or the agent's order would be
+	// lost; the relay knows the later one by its was.
 	Rewind(marks []protocol.Mark, incarnation int64) error
 	// Wake receives a value when records have become durable since the last receive.
 	Wake() <-chan struct{}

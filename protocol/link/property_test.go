@@ -72,7 +72,14 @@ func (s *story) lose() {
 	a.Source.Lose(epoch, from, from+rapid.Uint64Range(0, 9).Draw(s.T, "more"), protocol.SkipDamaged, rapid.Bool().Draw(s.T, "seal"))
 }
 
-func (s *story) trim() { s.agent().Source.Trim() }
+// trim drops what is acknowledged. Retention keeps what a backup that is still used may need
+// when another copy has gone on from it; what one disk alone has dropped becomes a hole.
+func (s *story) trim() {
+	s.agent().Source.Trim()
+	if len(s.w.Agents()) > 1 {
+		s.backups = nil
+	}
+}
 
 func (s *story) backup() {
 	s.backups, s.since = append(s.backups, s.w.Sink.Backup()), s.w.Sink.Incarnation

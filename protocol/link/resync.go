@@ -34,7 +34,7 @@ func (s *Sender) heed(incarnation int64) (present bool, err error) {
 	}
 	if s.resync == nil || s.resync.incarnation < incarnation {
 		s.resync = &resync{incarnation: incarnation}
-		s.forkDue = "" // it was about another ledger
+		s.forkDue = nil // it was about another ledger
 		s.rewind(protocol.Position{})
 	}
 	return false, nil
@@ -82,6 +82,19 @@ func (s *Sender) marks(m *protocol.Marks) error {
 	if r == nil || len(r.page) == 0 || !slices.EqualFunc(m.Marks, r.page, func(m protocol.Mark, e protocol.Epoch) bool { return m.Epoch == e }) {
 		return nil
 	}
-	r.found, r.page = append(r.found, m.Marks...), nil
+	for _, mark := range m.Marks {
+		r.found = append(r.found, s.ours(mark))
+	}
+	r.page = nil
 	return nil
+}
+
+// ours is a mark that is of the source's own records, as far as they are held, or else one at
+// 0: what the ledger has of that epoch is another copy's, so that all of it is sent again, and
+// the ledger says where the two part.
+func (s *Sender) ours(mark protocol.Mark) protocol.Mark {
+	if mark.Through > 0 && (s.beyond(mark.Epoch, mark.Through) || s.hashAt(mark) != mark.Hash) {
+		return protocol.Mark{Epoch: mark.Epoch}
+	}
+	return mark
 }

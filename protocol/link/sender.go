@@ -56,7 +56,7 @@ type Sender struct {
 	helloAt  time.Time // next hello
 	window             // what is under way
 	resync   *resync   // nil = the ledger is the one whose acks the agent has
-	forkDue  string    // why the source must fork before anything more is sent; "" = it need not
+	forkDue  *fork     // the source must fork before anything more is sent; nil = it need not
 	feeds    []feed
 
 	// beyond the connection
@@ -133,7 +133,7 @@ func (s *Sender) note(change func(*Status)) {
 func (s *Sender) Connected(now time.Time, id string) {
 	s.id, s.welcomed, s.helloAt = id, false, now
 	s.window = window{stall: s.opt.Stall}
-	s.resync, s.forkDue = nil, ""
+	s.resync, s.forkDue = nil, nil
 	for i := range s.feeds {
 		s.feeds[i] = feed{name: s.feeds[i].name}
 	}
@@ -283,7 +283,7 @@ func (s *Sender) acked(mark protocol.Mark, incarnation int64) (bool, error) {
 	err := s.source.Acked(mark, incarnation)
 	if errors.Is(err, ErrFork) {
 		if s.live(mark.Epoch) {
-			s.forkDue = err.Error()
+			s.forkDue = &fork{mark.Epoch, err.Error()}
 		}
 		return false, nil
 	} else if err != nil {
@@ -292,11 +292,16 @@ func (s *Sender) acked(mark protocol.Mark, incarnation int64) (bool, error) {
 	return true, nil
 }
 
-// hashAt is the source's own hash where a mark stands; that of the mark when it is not held.
+// hashAt is the source's own hash where a mark stands, by the record there or by the one
+// behind it; that of the mark when neither is held.
 func (s *Sender) hashAt(mark protocol.Mark) protocol.Hash {
-	batch, err := s.source.Read(protocol.Position{Epoch: mark.Epoch, Seq: mark.Through}, 1, 1)
-	if err != nil || len(batch.Records) == 0 {
-		return mark.Hash
+	at := protocol.Position{Epoch: mark.Epoch, Seq: mark.Through}
+	if b, err := s.source.Read(at, 1, 1); err == nil && b.Skip == nil && len(b.Records) > 0 {
+		return b.Records[0].Hash(b.Prev)
 	}
-	return batch.Records[0].Hash(batch.Prev)
+	at.Seq++
+	if b, err := s.source.Read(at, 1, 1); err == nil && b.Skip == nil && len(b.Records) > 0 {
+		return b.Prev
+	}
+	return mark.Hash
 }

@@ -30,7 +30,7 @@ func (s *Sender) answer(now time.Time, a *protocol.Answer) error {
 		return nil
 	case protocol.VerdictFork:
 		if s.flies(func(f *flight) bool { return f.first.Epoch == a.Epoch }) {
-			s.forkDue = fmt.Sprintf("the relay has other records at %s/%d: %s", a.Epoch, a.Through, a.Reason)
+			s.forkDue = &fork{a.Epoch, fmt.Sprintf("the relay has other records at %s/%d: %s", a.Epoch, a.Through, a.Reason)}
 		}
 		return nil
 	case protocol.VerdictTooBig, protocol.VerdictUnreadable, protocol.VerdictBusy, protocol.VerdictRefused:
@@ -91,7 +91,7 @@ func (s *Sender) gap(a *protocol.Answer) {
 		return
 	}
 	if s.beyond(a.Epoch, a.Through) {
-		s.forkDue = fmt.Sprintf("the relay has %d records of epoch %s, more than this agent", a.Through, a.Epoch)
+		s.forkDue = &fork{a.Epoch, fmt.Sprintf("the relay has %d records of epoch %s, more than this agent", a.Through, a.Epoch)}
 		return
 	}
 	s.gapped = from

@@ -39,7 +39,10 @@ func (s *Sender) up(now time.Time) ([]Out, time.Time, error) {
 	if s.resync != nil {
 		return s.askMarks(now)
 	}
-	if s.forkDue != "" {
+	if s.forkDue != nil && !s.live(s.forkDue.epoch) {
+		s.forkDue = nil // it has ended by itself
+	}
+	if s.forkDue != nil {
 		if wait := s.forks.next; now.Before(wait) {
 			return nil, wait, nil
 		}
@@ -80,8 +83,7 @@ func (s *Sender) send(now time.Time) (outs []Out, wake time.Time, err error) {
 	return outs, wake, nil
 }
 
-// batch makes the next batch and counts it as under way; false when there is none, or when
-// it must wait for what is under way.
+// batch makes the next batch and counts it as under way; false when there is none.
 func (s *Sender) batch() (Out, bool, error) {
 	batch, err := s.read()
 	if err != nil || empty(&batch) {
@@ -89,9 +91,6 @@ func (s *Sender) batch() (Out, bool, error) {
 	}
 	f := flight{first: protocol.Position{Epoch: batch.Epoch, Seq: batch.First}, skip: batch.Skip != nil}
 	if batch.First == 1 {
-		if len(s.flying) > 0 {
-			return Out{}, false, nil // it must not overtake the epoch before, which may turn out to be forked
-		}
 		f.after = waitsFor(&batch)
 	}
 	if f.skip && s.records == 1 {
@@ -126,13 +125,14 @@ func (s *Sender) batch() (Out, bool, error) {
 	}
 }
 
-// read reads what is next to be sent; an empty batch when nothing durable is.
+// read reads what is next to be sent; an empty batch when nothing is. An epoch does not
+// overtake the one before, which may turn out to be forked.
 func (s *Sender) read() (protocol.Batch, error) {
 	oldest, _ := s.source.Heads()
 	if s.next == (protocol.Position{}) {
 		s.next = oldest
 	}
-	for jumped := false; s.next != (protocol.Position{}); {
+	for jumped := false; s.next.Seq > 1 || s.next.Seq == 1 && len(s.flying) == 0; {
 		batch, err := s.source.Read(s.next, s.records, s.opt.MaxBytes)
 		if err != nil {
 			return protocol.Batch{}, fmt.Errorf("read records from %s: %w", s.next, err)

@@ -103,7 +103,7 @@ func noise(r *rand.Rand, size int) []byte {
 // the wire, and a relay that takes less gets less.
 func TestOversizedBatchesAreHalved(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		w := linktest.NewWorld(1, link.Options{MaxBytes: 4 << 20, Window: 4 << 20})
+		w := linktest.NewWorld(1, link.Options{MaxRecords: 12, MaxBytes: 4 << 20})
 		r := rand.New(rand.NewPCG(rapid.Uint64().Draw(t, "seed"), 1))
 		w.Source.Begin(1)
 		for range rapid.IntRange(1, 7).Draw(t, "records") {

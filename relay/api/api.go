@@ -38,6 +38,11 @@ type Ledger interface {
 	Quarantined(ctx context.Context, chain string, limit int) ([]ledger.QuarantinedRecord, error)
 	RetryQuarantined(ctx context.Context, chain string, id int64) error
 	IncompleteDays(ctx context.Context, chain, store string, from, to protocol.Day) ([]ledger.IncompleteDay, error)
+	DayCertificate(ctx context.Context, chain, store string, day protocol.Day, version int64) ([]byte, error)
+	Roster(ctx context.Context, chain, store string, day protocol.Day) ([]ledger.Expected, error)
+	PutRoster(ctx context.Context, chain, store string, e ledger.RosterEntry) error
+	DeleteRoster(ctx context.Context, chain, store, kind, id string) error
+	Alarms(ctx context.Context, chain string) ([]ledger.Alarm, error)
 	TokenOf(ctx context.Context, secret string) (ledger.Token, error)
 }
 
@@ -121,6 +126,7 @@ func newAPI(opts Options) (*api, http.Handler) {
 	a.stream()
 	a.events()
 	a.operations()
+	a.proof()
 	a.document(mux)
 	return a, a.guard(mux)
 }

@@ -28,13 +28,15 @@ const (
 	ScopeConnectorsWrite = "connectors:write"
 	ScopeQuarantine      = "quarantine:read"
 	ScopeQuarantineWrite = "quarantine:write"
+	ScopeCertificates    = "certificates:read" // certificates of completeness, and who is expected
+	ScopeAlarms          = "alarms:read"
 	ScopeAdmin           = "admin" // all of them
 )
 
 // Scopes lists all scopes.
 func Scopes() []string {
 	return []string{ScopeTransactions, ScopeKPIs, ScopeFootfall, ScopeDevices, ScopeEvents, ScopeStores, ScopeStoresWrite,
-		ScopeConnectors, ScopeConnectorsWrite, ScopeQuarantine, ScopeQuarantineWrite, ScopeAdmin}
+		ScopeConnectors, ScopeConnectorsWrite, ScopeQuarantine, ScopeQuarantineWrite, ScopeCertificates, ScopeAlarms, ScopeAdmin}
 }
 
 type tokenKey struct{}

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/storelay/storelay/protocol"
+	"github.com/storelay/storelay/relay/ca"
 	"github.com/storelay/storelay/relay/connect"
 	"github.com/storelay/storelay/relay/ledger"
 )
@@ -34,6 +35,8 @@ type bench struct {
 	server  *httptest.Server
 	secrets map[string]string // by name of the token
 	path    string
+	ca      *ca.CA
+	now     func() time.Time // of the ledger; nil = time.Now
 	log     *safeBuffer
 	stop    func()
 }
@@ -59,6 +62,10 @@ func (s *safeBuffer) String() string {
 func newBench(t testing.TB, change ...func(*Options)) *bench {
 	t.Helper()
 	b := &bench{t: t, path: filepath.Join(t.TempDir(), "relay.db"), secrets: map[string]string{}, log: &safeBuffer{}}
+	var err error
+	if b.ca, err = ca.Create(filepath.Join(t.TempDir(), "ca")); err != nil {
+		t.Fatal(err)
+	}
 	b.open(change...)
 	t.Cleanup(func() { b.stop() })
 	b.token("admin", nil, ScopeAdmin)
@@ -68,7 +75,7 @@ func newBench(t testing.TB, change ...func(*Options)) *bench {
 // open opens the ledger, as a relay that starts.
 func (b *bench) open(change ...func(*Options)) {
 	b.t.Helper()
-	l, err := ledger.Open(context.Background(), "sqlite:"+b.path, ledger.Options{})
+	l, err := ledger.Open(context.Background(), "sqlite:"+b.path, ledger.Options{CA: b.ca, Now: b.now})
 	if err != nil {
 		b.t.Fatal(err)
 	}

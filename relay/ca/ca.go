@@ -1,6 +1,6 @@
 // Package ca is the relay's small certificate authority, on the standard library alone. It
 // issues a certificate per agent, whose one URI says who the agent is (protocol/identity),
-// and the relay's own server certificate.
+// the relay's own server certificate, and one for the key that signs what the relay certifies.
 package ca
 
 import (
@@ -20,6 +20,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"sync"
 	"time"
 
 	"github.com/storelay/storelay/protocol"
@@ -39,8 +40,12 @@ const (
 
 // A CA signs certificates. Its methods are safe for concurrent use.
 type CA struct {
+	dir  string
 	cert *x509.Certificate
 	key  crypto.Signer
+
+	mu     sync.Mutex // guards signer
+	signer *signer    // nil = not read yet
 }
 
 // Create makes an authority in dir, which is made with mode 0700. fs.ErrExist when there is
@@ -59,7 +64,7 @@ func Create(dir string) (*CA, error) {
 		NotBefore: now.Add(-backdate), NotAfter: now.Add(lifetime),
 		KeyUsage: x509.KeyUsageCertSign | x509.KeyUsageDigitalSignature, IsCA: true, BasicConstraintsValid: true, MaxPathLenZero: true,
 	}
-	c := &CA{cert: template, key: key}
+	c := &CA{dir: dir, cert: template, key: key}
 	der, err := c.sign(template, key.Public())
 	if err != nil {
 		return nil, err
@@ -80,6 +85,9 @@ func Create(dir string) (*CA, error) {
 	if err := os.WriteFile(filepath.Join(dir, certFile), c.CertPEM(), 0o644); err != nil {
 		return nil, fmt.Errorf("make certificate authority: %w", err)
 	}
+	if c.signer, err = c.loadSigner(); err != nil {
+		return nil, err
+	}
 	return c, nil
 }
 
@@ -93,7 +101,7 @@ func Load(dir string) (*CA, error) {
 	if !ok || !pair.Leaf.IsCA {
 		return nil, fmt.Errorf("load certificate authority: %s holds no authority", dir)
 	}
-	return &CA{cert: pair.Leaf, key: key}, nil
+	return &CA{dir: dir, cert: pair.Leaf, key: key}, nil
 }
 
 // CertPEM is the authority's certificate, which agents trust.

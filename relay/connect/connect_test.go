@@ -113,13 +113,16 @@ func TestHUB02EveryFaultStillAppliesExactlyOnceInOrder(t *testing.T) {
 				return connecttest.None
 			})
 			opts := quick(l, "a")
-			opts.Timeout = 250 * time.Millisecond
+			opts.Timeout = 10 * time.Second // a busy machine must not look like a fault
+			if fault == connecttest.HoldStored {
+				opts.Timeout = 250 * time.Millisecond
+			}
 			began := time.Now()
 			runner, _ := run(t, opts, hook("erp", r))
 			r.WaitApplied(t, 12)
 			state := waitState(t, runner, "the cursor", func(s connect.State) bool { return s.Cursor == seals+12 })
 			wantRecords(t, r, upTo(12)...)
-			if fault != connecttest.AnswerTwice && r.Attempts() != 12+attempts-1 {
+			if exact := fault != connecttest.HoldStored; fault != connecttest.AnswerTwice && (exact && r.Attempts() != 12+attempts-1 || r.Attempts() < 12+attempts-1) {
 				t.Errorf("%d attempts, want %d", r.Attempts(), 12+attempts-1)
 			}
 			if waited := time.Since(began); fault == connecttest.TooMany && waited < time.Second {

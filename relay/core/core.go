@@ -7,6 +7,7 @@ import (
 	"cmp"
 	"context"
 	"crypto/rand"
+	"crypto/sha256"
 	"crypto/x509"
 	"encoding/hex"
 	"errors"
@@ -16,6 +17,7 @@ import (
 	"net/http"
 	"os"
 	"strings"
+	"sync"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -49,6 +51,7 @@ type Relay struct {
 	runners  []*connect.Runner
 	handler  http.Handler
 	listener net.Listener
+	kept     sync.Map // certificates of agents that this process has kept: SHA-256 and whether expired
 }
 
 // New opens the ledger and the ports. On an error nothing is left open.
@@ -64,7 +67,7 @@ func New(ctx context.Context, cfg Config, o Options) (*Relay, error) {
 	if _, err := denied.All(); err != nil {
 		return nil, err
 	}
-	led, err := ledger.Open(ctx, cfg.Database, ledger.Options{Log: o.Log})
+	led, err := ledger.Open(ctx, cfg.Database, ledger.Options{Log: o.Log, CA: authority})
 	if err != nil {
 		return nil, err
 	}
@@ -122,20 +125,30 @@ func (r *Relay) wire(authority *ca.CA, version string) error {
 
 // allow is the broker's question whether an agent may be connected. An agent that the ledger
 // does not know has a valid certificate of ours: its row was lost in a restore, and the
-// ledger makes it again; the deny list is apart from the ledger and knows who was revoked.
-func (r *Relay) allow(ctx context.Context, from protocol.Origin, _ *x509.Certificate) error {
+// ledger makes it again; the deny list is apart from the ledger and knows who was revoked. The
+// certificate is kept, since the agent signs its days with it.
+func (r *Relay) allow(ctx context.Context, from protocol.Origin, cert *x509.Certificate) error {
 	if denied, err := r.denied.Has(from); err != nil || denied {
 		return cmp.Or(err, errors.New("the agent is revoked"))
 	}
 	state, err := r.ledger.AgentState(ctx, from)
-	if errors.Is(err, ledger.ErrNotFound) {
-		return nil
-	} else if err != nil {
+	if err != nil && !errors.Is(err, ledger.ErrNotFound) {
 		return err
 	}
 	if state == ledger.AgentRevoked {
 		return errors.New("the agent is revoked")
 	}
+	shown := struct {
+		sha256  [sha256.Size]byte
+		expired bool
+	}{sha256.Sum256(cert.Raw), ca.Expired(cert, time.Now())}
+	if _, known := r.kept.Load(shown); known {
+		return nil
+	}
+	if err := r.ledger.KeepCertificate(ctx, from, cert); err != nil {
+		return err
+	}
+	r.kept.Store(shown, true)
 	return nil
 }
 

@@ -167,12 +167,30 @@ func (g *group) duplicate(s *stream, it *item, reason string) {
 	g.changes.duplicates.add(g.id, s.id, int64(r.Seq), it.hash[:], reason, r.AppendJSON(nil))
 }
 
-// quarantine keeps a record that is not applied; stream 0 says that no stream moved over it.
+// quarantine keeps a record that is not applied; stream 0 says that no stream moved over it,
+// and is followed by one that does.
 func (g *group) quarantine(whose protocol.Origin, key streamKey, stream int64, it *item, cause, reason string) {
 	r := it.record
+	place := quarantineKey{key, r.Seq, it.hash}
+	if before, twice := g.quarantining[place]; twice {
+		if before != 0 || stream == 0 {
+			return
+		}
+		g.changes.quarantined.drop(func(row []any) bool {
+			return row[3] == int64(r.Seq) && row[4] == whose.Store && row[5] == whose.Agent && row[6] == string(key.epoch) && bytes.Equal(row[12].([]byte), it.hash[:])
+		})
+	}
+	g.quarantining[place] = stream
 	g.lastQuarantined++
 	g.changes.quarantined.add(g.id, g.lastQuarantined, stream, int64(r.Seq), whose.Store, whose.Agent, string(key.epoch),
 		storable(string(r.Kind)), it.day, cause, storable(reason), g.at0, it.hash[:], r.AppendJSON(nil))
+}
+
+// A quarantineKey is one content at one position.
+type quarantineKey struct {
+	streamKey
+	seq  uint64
+	hash protocol.Hash
 }
 
 // quarantineRaw keeps what could not be read at all. Its stream does not move: the hash of a
@@ -182,6 +200,11 @@ func (g *group) quarantineRaw(j *job) {
 		return
 	}
 	whose := j.whose()
+	place := quarantineKey{streamKey{whose.Store, whose.Agent, j.epoch}, j.first, protocol.Hash{}}
+	if _, twice := g.quarantining[place]; twice {
+		return
+	}
+	g.quarantining[place] = 0
 	g.lastQuarantined++
 	g.changes.quarantined.add(g.id, g.lastQuarantined, int64(0), int64(j.first), whose.Store, whose.Agent, string(j.epoch),
 		"", "", causeRaw, storable(j.refuse), g.at0, []byte{}, j.raw)

@@ -93,7 +93,7 @@ func (r *restore) run(ctx context.Context, from string, denied []protocol.Origin
 	if _, err := os.Stat(r.temp + "-wal"); err == nil {
 		return done, fmt.Errorf("%s-wal is left over: the copy is not whole", r.temp)
 	}
-	if here {
+	if here && !r.opts.Inline {
 		done.Replaced = fmt.Sprintf("%s.replaced-%s", r.path, time.Now().UTC().Format("20060102T150405.000"))
 		if err := os.Link(r.path, done.Replaced); err != nil {
 			return done, fmt.Errorf("keep the database that is there: %w", err)

@@ -213,7 +213,7 @@ func (g *group) compare(ctx context.Context, t tx, j *job, s *stream) (known int
 		return known, true, nil
 	}
 	var holes []hole
-	if known > 0 {
+	if before < s.through {
 		if holes, err = g.holesIn(ctx, t, s, before, last); err != nil {
 			return 0, false, err
 		}

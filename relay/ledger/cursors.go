@@ -99,12 +99,15 @@ func (l *Ledger) RemoveDeadLetter(ctx context.Context, chain, connector string, 
 // clock, or holder's already, and is holder's for ttl from now.
 func (l *Ledger) Lease(ctx context.Context, name, holder string, ttl time.Duration) (bool, error) {
 	held := false
-	now := l.db.now()
+	now, args := l.db.now(), []any{name, holder, ttl.Microseconds()}
+	if l.inline { // a simulation's clock
+		now, args = "CAST($4 AS bigint)", append(args, l.now().UnixMicro())
+	}
 	err := l.exec(ctx, statement{
 		text: `INSERT INTO leases (name, holder, until) VALUES ($1, $2, ` + now + ` + CAST($3 AS bigint))
 			ON CONFLICT (name) DO UPDATE SET holder = excluded.holder, until = excluded.until
 			WHERE leases.holder = excluded.holder OR leases.until <= ` + now + ` RETURNING 1`,
-		args: []any{name, holder, ttl.Microseconds()},
+		args: args,
 		scan: func(scanner) error { held = true; return nil },
 	})
 	if err != nil {

@@ -18,6 +18,17 @@ func newRows(types string) *rows { return &rows{types: types} }
 
 func (r *rows) add(values ...any) { r.values = append(r.values, values...) }
 
+// drop takes rows out.
+func (r *rows) drop(which func(row []any) bool) {
+	width, kept := len(r.types), r.values[:0]
+	for i := 0; i < len(r.values); i += width {
+		if row := r.values[i : i+width]; !which(row) {
+			kept = append(kept, row...)
+		}
+	}
+	r.values = kept
+}
+
 func (r *rows) len() int { return len(r.values) / len(r.types) }
 
 // A statement is SQL that runs on both databases. Where text says {rows}, rows are put in;
@@ -68,6 +79,24 @@ type database interface {
 type querier interface {
 	QueryContext(ctx context.Context, text string, args ...any) (*sql.Rows, error)
 	QueryRowContext(ctx context.Context, text string, args ...any) *sql.Row
+}
+
+// ask runs a query and scans each row.
+func ask[T any](ctx context.Context, q querier, text string, args []any, scan func(scanner, *T) error) ([]T, error) {
+	found, err := q.QueryContext(ctx, text, args...)
+	if err != nil {
+		return nil, err
+	}
+	defer found.Close()
+	var all []T
+	for found.Next() {
+		var v T
+		if err := scan(found, &v); err != nil {
+			return nil, err
+		}
+		all = append(all, v)
+	}
+	return all, found.Err()
 }
 
 const rowsMark = "{rows}"

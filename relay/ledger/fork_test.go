@@ -1,7 +1,9 @@
 package ledger_test
 
 import (
+	"database/sql"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"slices"
 	"testing"
@@ -150,98 +152,95 @@ func checkHashes(t testing.TB, url string) {
 	t.Helper()
 	db := database(t, url)
 	defer db.Close()
-	streams, err := db.Query("SELECT s.id, s.store, s.agent, s.epoch, s.through, s.hash FROM streams s")
-	if err != nil {
-		t.Fatal(err)
-	}
-	type stream struct {
-		id, through  int64
-		store, agent string
-		epoch        protocol.Epoch
-		hash         []byte
-	}
-	var all []stream
-	for streams.Next() {
-		var s stream
-		if err := streams.Scan(&s.id, &s.store, &s.agent, (*string)(&s.epoch), &s.through, &s.hash); err != nil {
-			t.Fatal(err)
-		}
-		all = append(all, s)
-	}
-	if err := streams.Err(); err != nil {
-		t.Fatal(err)
-	}
-	for _, s := range all {
-		records, skipped := map[int64]protocol.Record{}, map[int64][2]any{} // by first seq: last, hash
-		stored, err := db.Query("SELECT seq, kind, at, mono, day, body, was FROM records WHERE stream = $1", s.id)
+	each := func(scan func(*sql.Rows) error, text string, args ...any) {
+		t.Helper()
+		rows, err := db.Query(text, args...)
 		if err != nil {
 			t.Fatal(err)
 		}
-		for stored.Next() {
+		defer rows.Close()
+		for rows.Next() {
+			if err := scan(rows); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := rows.Err(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	type stream struct {
+		chain, id, through int64
+		from               protocol.Origin
+		epoch              protocol.Epoch
+		hash               []byte
+	}
+	var streams []stream
+	each(func(rows *sql.Rows) error {
+		var s stream
+		err := rows.Scan(&s.chain, &s.from.Chain, &s.id, &s.from.Store, &s.from.Agent, (*string)(&s.epoch), &s.through, &s.hash)
+		streams = append(streams, s)
+		return err
+	}, "SELECT s.chain, c.name, s.id, s.store, s.agent, s.epoch, s.through, s.hash FROM streams s JOIN chains c ON c.id = s.chain")
+	for _, s := range streams {
+		records := map[uint64]protocol.Record{}
+		keep := func(r protocol.Record) {
+			if _, twice := records[r.Seq]; twice {
+				t.Errorf("%s %s/%d is stored twice", s.from, s.epoch, r.Seq)
+			}
+			records[r.Seq] = r
+		}
+		each(func(rows *sql.Rows) error {
 			var r protocol.Record
 			var seq int64
 			var day string
 			var was []byte
-			if err := stored.Scan(&seq, (*string)(&r.Kind), &r.At, &r.Mono, &day, &r.Body, &was); err != nil {
-				t.Fatal(err)
+			if err := rows.Scan(&seq, (*string)(&r.Kind), &r.At, &r.Mono, &day, &r.Body, &was); err != nil {
+				return err
 			}
 			r.Seq = uint64(seq)
+			var faults [2]error
 			if day != "" {
-				if r.Day, err = protocol.ParseDay(day); err != nil {
-					t.Fatal(err)
-				}
+				r.Day, faults[0] = protocol.ParseDay(day)
 			}
 			if was != nil {
-				if err := json.Unmarshal(was, &r.Was); err != nil {
-					t.Fatal(err)
-				}
+				faults[1] = json.Unmarshal(was, &r.Was)
 			}
-			records[seq] = r
-		}
-		others, err := db.Query("SELECT record FROM duplicates WHERE stream = $1 UNION ALL SELECT record FROM quarantined WHERE stream = $1", s.id)
-		if err != nil {
-			t.Fatal(err)
-		}
-		for others.Next() {
+			keep(r)
+			return errors.Join(faults[:]...)
+		}, "SELECT seq, kind, at, mono, day, body, was FROM records WHERE chain = $1 AND stream = $2", s.chain, s.id)
+		each(func(rows *sql.Rows) error {
 			var text []byte
 			var r protocol.Record
-			if err := others.Scan(&text); err != nil {
-				t.Fatal(err)
-			}
-			if err := json.Unmarshal(text, &r); err != nil {
-				t.Fatal(err)
-			}
-			if _, twice := records[int64(r.Seq)]; twice {
-				t.Errorf("%s/%d is stored twice", s.epoch, r.Seq)
-			}
-			records[int64(r.Seq)] = r
+			err := errors.Join(rows.Scan(&text), json.Unmarshal(text, &r))
+			keep(r)
+			return err
+		}, "SELECT record FROM duplicates WHERE chain = $1 AND stream = $2 UNION ALL SELECT record FROM quarantined WHERE chain = $1 AND stream = $2", s.chain, s.id)
+		type end struct {
+			last int64
+			hash protocol.Hash
 		}
-		gone, err := db.Query("SELECT first_seq, last_seq, hash FROM holes WHERE store = $1 AND agent = $2 AND epoch = $3 AND length(hash) > 0", s.store, s.agent, string(s.epoch))
-		if err != nil {
-			t.Fatal(err)
-		}
-		for gone.Next() {
+		gone := map[int64]end{}
+		each(func(rows *sql.Rows) error {
 			var first, last int64
 			var hash []byte
-			if err := gone.Scan(&first, &last, &hash); err != nil {
-				t.Fatal(err)
-			}
-			skipped[first] = [2]any{last, protocol.Hash(hash)}
-		}
-		hash := protocol.Genesis(chain, s.store, s.agent, s.epoch)
+			err := rows.Scan(&first, &last, &hash)
+			gone[first] = end{last, protocol.Hash(hash)}
+			return err
+		}, "SELECT first_seq, last_seq, hash FROM holes WHERE chain = $1 AND store = $2 AND agent = $3 AND epoch = $4 AND length(hash) > 0", s.chain, s.from.Store, s.from.Agent, string(s.epoch))
+		hash := protocol.Genesis(s.from.Chain, s.from.Store, s.from.Agent, s.epoch)
 		for seq := int64(1); seq <= s.through; seq++ {
-			if h, ok := skipped[seq]; ok {
-				seq, hash = h[0].(int64), h[1].(protocol.Hash)
+			if skip, ok := gone[seq]; ok {
+				seq, hash = skip.last, skip.hash
 				continue
 			}
-			r, ok := records[seq]
+			r, ok := records[uint64(seq)]
 			if !ok {
-				t.Fatalf("%s/%s/%d: nothing is stored of it", s.agent, s.epoch, seq)
+				t.Fatalf("%s %s/%d: nothing is stored of it", s.from, s.epoch, seq)
 			}
 			hash = r.Hash(hash)
 		}
 		if hash != protocol.Hash(s.hash) {
-			t.Errorf("%s/%s/%d: the stored records give another hash", s.agent, s.epoch, s.through)
+			t.Errorf("%s %s/%d: the stored records give another hash", s.from, s.epoch, s.through)
 		}
 	}
 }

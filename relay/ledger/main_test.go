@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/storelay/storelay/protocol"
+	"github.com/storelay/storelay/relay/ca"
 	"github.com/storelay/storelay/relay/ledger"
 	"github.com/storelay/storelay/relay/ledger/ledgertest"
 )
@@ -42,6 +43,7 @@ func open(t testing.TB, url string) (l *ledger.Ledger, stop func()) {
 	done := make(chan error, 1)
 	go func() { done <- l.Run(ctx) }()
 	stop = sync.OnceFunc(func() {
+		auditUntouched(t, l, url)
 		cancel()
 		if err := <-done; err != nil {
 			t.Errorf("run: %v", err)
@@ -52,6 +54,36 @@ func open(t testing.TB, url string) (l *ledger.Ledger, stop func()) {
 	})
 	t.Cleanup(stop)
 	return l, stop
+}
+
+// touched are the databases that a test changed behind their ledger's back.
+var touched sync.Map
+
+// auditUntouched audits what a test leaves behind: whatever agents send, and in whatever order,
+// nothing may look as if somebody had changed the ledger. The marks in these tests are signed
+// by nobody.
+func auditUntouched(t testing.TB, l *ledger.Ledger, url string) {
+	t.Helper()
+	_, yes := touched.Load(url)
+	if _, benchmark := t.(*testing.B); yes || benchmark || t.Failed() {
+		return
+	}
+	authority, err := ca.Create(filepath.Join(t.TempDir(), "ca"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	report, err := l.Audit(context.Background(), ledger.AuditOptions{Roots: authority.Roots()})
+	if err != nil { // a test may have cut the connections
+		report, err = l.Audit(context.Background(), ledger.AuditOptions{Roots: authority.Roots()})
+	}
+	if err != nil {
+		t.Errorf("audit: %v", err)
+	}
+	for _, f := range report.Findings {
+		if !strings.Contains(f.What, "was not signed by its agent") {
+			t.Errorf("the audit of an untouched ledger finds: %s", f)
+		}
+	}
 }
 
 const chain = "demo"
@@ -170,6 +202,7 @@ func database(t testing.TB, url string) *sql.DB {
 
 func execute(t testing.TB, url, text string) {
 	t.Helper()
+	touched.Store(url, true)
 	db := database(t, url)
 	defer db.Close()
 	if _, err := db.Exec(text); err != nil {

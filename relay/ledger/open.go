@@ -14,12 +14,15 @@ import (
 
 	"github.com/pressly/goose/v3"
 	"github.com/pressly/goose/v3/lock"
+
+	"github.com/storelay/storelay/relay/ca"
 )
 
 // Options are the parts of a ledger that a caller may choose.
 type Options struct {
 	Log *slog.Logger     // nil = slog.Default()
 	Now func() time.Time // nil = time.Now; when records were received
+	CA  *ca.CA           // signs certificates of completeness and knows the agents; nil = none are given
 
 	// Inline is for simulations: Commit does its work before it returns, on the caller's own
 	// goroutine, and Run is not needed. SQLite does not wait for the disk: what was committed
@@ -40,6 +43,8 @@ type Ledger struct {
 	queue  *queue
 	watch  *watch
 	ids    sync.Map // chain name -> int64, for chains that have a row
+	ca     *ca.CA   // nil = none
+	seen   seenDays
 }
 
 //go:embed migrations/*.sql
@@ -49,7 +54,7 @@ var migrations embed.FS
 // its tables up to date, and checks that a commit there survives a power cut. Commits are
 // answered once Run runs.
 func Open(ctx context.Context, url string, opts Options) (*Ledger, error) {
-	l := &Ledger{log: opts.Log, now: opts.Now, inline: opts.Inline, fail: opts.Fail, queue: newQueue(), watch: newWatch()}
+	l := &Ledger{log: opts.Log, now: opts.Now, inline: opts.Inline, fail: opts.Fail, ca: opts.CA, queue: newQueue(), watch: newWatch()}
 	if l.log == nil {
 		l.log = slog.Default()
 	}

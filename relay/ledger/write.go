@@ -17,6 +17,7 @@ type changes struct {
 	resent, voids, voided, alarms *rows
 	marks                         *rows
 	lost                          map[holeKey]loss
+	quarantining                  map[quarantineKey]int64 // the stream of each row in quarantined
 	sums                          sums
 	devices                       map[deviceKey]*protocol.DeviceState // newest by position
 	drawers                       map[deviceKey]*protocol.DrawerEvent
@@ -48,10 +49,12 @@ func newChanges() changes {
 		alarms:      newRows("itttti"),
 		marks:       newRows("ittttitibbb"),
 		lost:        map[holeKey]loss{},
-		sums:        newSums(),
-		devices:     map[deviceKey]*protocol.DeviceState{},
-		drawers:     map[deviceKey]*protocol.DrawerEvent{},
-		spans:       map[spanKey]*span{},
+
+		quarantining: map[quarantineKey]int64{},
+		sums:         newSums(),
+		devices:      map[deviceKey]*protocol.DeviceState{},
+		drawers:      map[deviceKey]*protocol.DrawerEvent{},
+		spans:        map[spanKey]*span{},
 	}
 }
 
@@ -115,7 +118,8 @@ func (g *group) write(ctx context.Context, t tx, fail func(step string) error) e
 		{rows: numbers, text: insert("numbers", "chain, store, type, last", "ON CONFLICT (chain, store, type) DO UPDATE SET last = excluded.last")},
 		{rows: g.duplicates, text: insert("duplicates", "chain, stream, seq, hash, reason, record", "")},
 		{rows: g.quarantined, text: insert("quarantined",
-			"chain, id, stream, seq, store, agent, epoch, kind, day, cause, reason, received, hash, record", "ON CONFLICT (chain, store, agent, epoch, seq, hash) DO NOTHING")},
+			"chain, id, stream, seq, store, agent, epoch, kind, day, cause, reason, received, hash, record", `ON CONFLICT (chain, store, agent, epoch, seq, hash) DO UPDATE SET stream = excluded.stream, cause = excluded.cause, reason = excluded.reason
+			WHERE quarantined.stream = 0 AND excluded.stream <> 0`)},
 		{rows: g.changes.resent, text: insert("resent", "chain, store, agent, epoch, seq, sha256", "")},
 		{rows: g.changes.voids, text: insert("voids", "chain, store, business_day, workstation, sequence, pos", "")},
 		{rows: g.voided, text: keyed("chain, pos", "UPDATE records SET voided = 1 FROM k WHERE records.chain = k.chain AND records.pos = k.pos")},

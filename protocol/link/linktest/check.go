@@ -69,8 +69,8 @@ func Sound(source *Source, sink *Sink) error {
 	defer source.mu.Unlock()
 	sink.mu.Lock()
 	defer sink.mu.Unlock()
-	if len(sink.books.faults) > 0 {
-		return fmt.Errorf("the sink found: %v", sink.books.faults)
+	if faults := sink.books.faults; len(faults) > 0 {
+		return fmt.Errorf("the sink found %d faults, the first: %s", len(faults), faults[0])
 	}
 	if sink.silent || source.disk.acks.incarnation != sink.Incarnation {
 		return nil // the acks are of a ledger that is no more

@@ -327,6 +327,11 @@ func (e *epoch) own(m protocol.Mark) bool {
 	return m.Through < uint64(len(e.hashes)) && e.hashes[m.Through] == m.Hash
 }
 
+// unknown says that neither a record nor the one behind it is held, to compare a mark with.
+func (e *epoch) unknown(seq uint64) bool {
+	return e.lost[seq] != "" && (e.lost[seq+1] != "" || seq == uint64(len(e.records)))
+}
+
 // Acked implements link.Source.
 func (s *Source) Acked(m protocol.Mark, incarnation int64) error {
 	s.mu.Lock()
@@ -417,12 +422,8 @@ func (s *Source) Rewind(marks []protocol.Mark, incarnation int64) error {
 	defer s.mu.Unlock()
 	for _, m := range marks {
 		_, e := s.find(m.Epoch)
-		if e == nil {
-			continue
-		}
-		e.acked, e.forked = 0, false // what a fork has moved stands here first
-		if e.own(m) {
-			e.acked = m.Through
+		if e != nil && (m.Through == 0 || e.own(m) || e.unknown(m.Through)) {
+			e.acked, e.forked = m.Through, false // what a fork has moved stands here first
 		}
 	}
 	s.disk.acks = acks{incarnation: incarnation}

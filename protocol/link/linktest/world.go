@@ -105,10 +105,16 @@ func (w *World) Rollback(a *Agent, to *Source, memory bool) {
 func (w *World) Restore(b Backup, silent bool) {
 	w.Sink.Restore(b, silent)
 	for _, a := range w.agents {
-		if a.up {
-			w.cut(a, nil)
-		}
+		w.Cut(a, time.Second)
 	}
+}
+
+// Cut ends an agent's connection, and lets none begin for so long.
+func (w *World) Cut(a *Agent, d time.Duration) {
+	if a.up {
+		w.cut(a, nil)
+	}
+	a.wake = w.Now.Add(d)
 }
 
 // Run lets so much virtual time pass.

@@ -10,7 +10,6 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"log/slog"
 	"net"
 	"net/url"
 	"sync"
@@ -23,20 +22,34 @@ import (
 )
 
 const (
-	keepAlive      = 20 * time.Second
-	pingTimeout    = 10 * time.Second
-	connectTimeout = 10 * time.Second
-	writeTimeout   = 15 * time.Second // of one write to the socket: a half-open line is noticed
-	underWay       = 16               // publishes without a PUBACK
-	inbound        = 64               // messages that wait for Receive; more are dropped and asked for again
+	underWay = 16 // publishes without a PUBACK
+	inbound  = 64 // messages that wait for Receive; more are dropped and asked for again
 )
 
-// Options of Dial.
+// Options of Dial; zero times are the defaults.
 type Options struct {
 	URL    string      // tls://host:port; tcp://host:port without TLS
 	TLS    *tls.Config // the agent's identity
+	Proxy  *url.URL    // http or socks5, with user and password if it wants them; nil = straight to the relay
 	Origin protocol.Origin
-	Log    *slog.Logger
+
+	// A line whose other end is gone is noticed after KeepAlive without a byte from it and
+	// PingTimeout without an answer to a ping, or after WriteTimeout in a write.
+	KeepAlive      time.Duration // whole seconds; 20 s
+	PingTimeout    time.Duration // 10 s
+	WriteTimeout   time.Duration // of one write to the socket; 15 s
+	ConnectTimeout time.Duration // of everything to the relay's yes, and of each subscription; 10 s
+}
+
+func (o *Options) defaults() {
+	for _, t := range []struct {
+		v *time.Duration
+		d time.Duration
+	}{{&o.KeepAlive, 20 * time.Second}, {&o.PingTimeout, 10 * time.Second}, {&o.WriteTimeout, 15 * time.Second}, {&o.ConnectTimeout, 10 * time.Second}} {
+		if *t.v == 0 {
+			*t.v = t.d
+		}
+	}
 }
 
 type message struct {
@@ -49,6 +62,7 @@ type conn struct {
 	origin protocol.Origin
 	id     string
 	in     chan message
+	out    chan message
 	slots  chan struct{}
 	dead   chan struct{} // closed when the connection is lost
 
@@ -57,30 +71,31 @@ type conn struct {
 }
 
 // Dial connects, subscribes to the agent's own answers and its chain's news, and returns the
-// line. Its errors say whether the relay was not reached, did not accept the certificate, or
-// refused a subscription.
+// line. Its errors say whether the proxy or the relay was not reached, did not accept the
+// certificate, or refused a subscription; the proxy's password is in none.
 func Dial(ctx context.Context, o Options) (link.Conn, error) {
+	o.defaults()
 	var random [8]byte
 	if _, err := rand.Read(random[:]); err != nil {
 		return nil, fmt.Errorf("draw client id: %w", err)
 	}
 	c := &conn{
 		origin: o.Origin, id: o.Origin.Agent + hex.EncodeToString(random[:]),
-		in: make(chan message, inbound), slots: make(chan struct{}, underWay), dead: make(chan struct{}),
+		in: make(chan message, inbound), out: make(chan message), slots: make(chan struct{}, underWay), dead: make(chan struct{}),
 	}
 	options := paho.NewClientOptions().AddBroker(o.URL).SetClientID(c.id).SetProtocolVersion(4).SetCleanSession(true).
-		SetAutoReconnect(false).SetConnectRetry(false).SetKeepAlive(keepAlive).SetPingTimeout(pingTimeout).
-		SetConnectTimeout(connectTimeout).SetWriteTimeout(writeTimeout).SetOrderMatters(true).
+		SetAutoReconnect(false).SetConnectRetry(false).SetKeepAlive(o.KeepAlive).SetPingTimeout(o.PingTimeout).
+		SetConnectTimeout(o.ConnectTimeout).SetWriteTimeout(o.WriteTimeout).SetOrderMatters(true).
 		SetConnectionLostHandler(func(_ paho.Client, err error) { c.fail(err) }).
-		SetCustomOpenConnectionFn(func(u *url.URL, _ paho.ClientOptions) (net.Conn, error) { return open(ctx, u, o.TLS) })
+		SetCustomOpenConnectionFn(func(u *url.URL, _ paho.ClientOptions) (net.Conn, error) { return open(ctx, u, &o) })
 	c.client = paho.NewClient(options)
-	if err := wait(ctx, c.client.Connect()); err != nil {
+	if err := wait(ctx, 2*o.ConnectTimeout, c.client.Connect()); err != nil { // its own parts end within the time, and say more
 		c.client.Disconnect(0)
 		return nil, fmt.Errorf("connect to %s: %w", o.URL, err)
 	}
 	for topic, filter := range map[link.Topic]string{link.TopicDown: o.Origin.DownTopic(), link.TopicNews: protocol.NewsTopic(o.Origin.Chain)} {
 		token := c.client.Subscribe(filter, 0, func(_ paho.Client, m paho.Message) { c.take(topic, m.Payload()) })
-		err := wait(ctx, token)
+		err := wait(ctx, o.ConnectTimeout, token)
 		if sub, ok := token.(*paho.SubscribeToken); err == nil && ok && sub.Result()[filter] == 0x80 {
 			err = errors.New("the relay refused it")
 		}
@@ -89,22 +104,23 @@ func Dial(ctx context.Context, o Options) (link.Conn, error) {
 			return nil, fmt.Errorf("subscribe to %s: %w", filter, err)
 		}
 	}
+	go c.pump()
 	return c, nil
 }
 
 // open dials and does the TLS handshake; every later write has a deadline.
-func open(ctx context.Context, u *url.URL, settings *tls.Config) (net.Conn, error) {
-	ctx, cancel := context.WithTimeout(ctx, connectTimeout)
+func open(ctx context.Context, u *url.URL, o *Options) (net.Conn, error) {
+	ctx, cancel := context.WithTimeout(ctx, o.ConnectTimeout)
 	defer cancel()
-	raw, err := (&net.Dialer{}).DialContext(ctx, "tcp", u.Host)
+	raw, err := dial(ctx, o.Proxy, u.Host)
 	if err != nil {
 		return nil, err
 	}
-	line := net.Conn(deadlineConn{raw})
+	line := net.Conn(deadlineConn{raw, o.WriteTimeout})
 	if u.Scheme == "tcp" {
 		return line, nil
 	}
-	settings = settings.Clone()
+	settings := o.TLS.Clone()
 	settings.ServerName = u.Hostname()
 	secure := tls.Client(line, settings)
 	if err := secure.HandshakeContext(ctx); err != nil {
@@ -115,22 +131,27 @@ func open(ctx context.Context, u *url.URL, settings *tls.Config) (net.Conn, erro
 
 // A deadlineConn bounds each write, so that a line whose other end is gone is noticed even
 // when the system's buffer is full.
-type deadlineConn struct{ net.Conn }
+type deadlineConn struct {
+	net.Conn
+	timeout time.Duration
+}
 
 func (c deadlineConn) Write(b []byte) (int, error) {
-	if err := c.SetWriteDeadline(time.Now().Add(writeTimeout)); err != nil {
+	if err := c.SetWriteDeadline(time.Now().Add(c.timeout)); err != nil {
 		return 0, err
 	}
 	return c.Conn.Write(b)
 }
 
-// wait waits for a token, bounded by ctx.
-func wait(ctx context.Context, token paho.Token) error {
+// wait waits for a token, for so long at most.
+func wait(ctx context.Context, most time.Duration, token paho.Token) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, most, fmt.Errorf("no answer within %s", most))
+	defer cancel()
 	select {
 	case <-token.Done():
 		return token.Error()
 	case <-ctx.Done():
-		return ctx.Err()
+		return context.Cause(ctx)
 	}
 }
 
@@ -156,10 +177,6 @@ func (c *conn) ID() string { return c.id }
 // Publish implements link.Conn: QoS 1, with a bounded number of publishes that wait for
 // their PUBACK.
 func (c *conn) Publish(ctx context.Context, topic link.Topic, payload []byte) error {
-	name := c.origin.RecordTopic()
-	if topic == link.TopicAsk {
-		name = c.origin.AskTopic()
-	}
 	select {
 	case c.slots <- struct{}{}:
 	case <-c.dead:
@@ -167,18 +184,42 @@ func (c *conn) Publish(ctx context.Context, topic link.Topic, payload []byte) er
 	case <-ctx.Done():
 		return ctx.Err()
 	}
-	token := c.client.Publish(name, 1, false, payload)
-	go func() { // ends with the PUBACK or the connection
+	select {
+	case c.out <- message{topic, payload}:
+		return nil
+	case <-c.dead:
+		return c.err
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// pump hands to paho what Publish takes, until the connection is lost. It stands between
+// them since paho's Publish knows no context, and waits on a line that is lost already.
+func (c *conn) pump() {
+	for {
+		var m message
 		select {
-		case <-token.Done():
-			if err := token.Error(); err != nil {
-				c.fail(err)
-			}
+		case m = <-c.out:
 		case <-c.dead:
+			return
 		}
-		<-c.slots
-	}()
-	return nil
+		name := c.origin.RecordTopic()
+		if m.topic == link.TopicAsk {
+			name = c.origin.AskTopic()
+		}
+		token := c.client.Publish(name, 1, false, m.payload)
+		go func() { // ends with the PUBACK or the connection
+			select {
+			case <-token.Done():
+				if err := token.Error(); err != nil {
+					c.fail(err)
+				}
+			case <-c.dead:
+			}
+			<-c.slots
+		}()
+	}
 }
 
 // Receive implements link.Conn.

@@ -1,0 +1,140 @@
+package main
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/storelay/storelay/protocol"
+	"github.com/storelay/storelay/relay/ca"
+	"github.com/storelay/storelay/relay/ledger"
+)
+
+// output runs a command line and gives what it prints.
+func output(t *testing.T, args ...string) (string, error) {
+	t.Helper()
+	file, err := os.Create(filepath.Join(t.TempDir(), "out"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer file.Close()
+	before := os.Stdout
+	os.Stdout = file
+	defer func() { os.Stdout = before }()
+	failed := run(t.Context(), args)
+	text, err := os.ReadFile(file.Name())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(text), failed
+}
+
+// setUp makes a relay's folder with a store, and gives the file of a day's certificate.
+func setUp(t *testing.T) (config, authority, file string) {
+	t.Helper()
+	dir := t.TempDir()
+	config = filepath.Join(dir, "relay.yaml")
+	if err := os.WriteFile(config, []byte("data: "+filepath.Join(dir, "data")+"\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, args := range [][]string{
+		{"ca", "init", "-config", config},
+		{"store", "set", "-config", config, "-chain", "demo", "-id", "0001", "-zone", "Europe/Stockholm", "-currency", "SEK"},
+		{"issue", "-config", config, "-chain", "demo", "-store", "0001", "-agent", "pc-1", "-out", filepath.Join(dir, "identity")},
+		{"roster", "set", "-config", config, "-chain", "demo", "-store", "0001", "-kind", "agent", "-id", "pc-1", "-from", "2026-01-01"},
+	} {
+		if _, err := output(t, args...); err != nil {
+			t.Fatalf("%q: %v", args, err)
+		}
+	}
+	authority = filepath.Join(dir, "data", "ca")
+	c, err := ca.Load(authority)
+	if err != nil {
+		t.Fatal(err)
+	}
+	led, err := ledger.Open(context.Background(), "sqlite:"+filepath.Join(dir, "data", "relay.db"), ledger.Options{CA: c, Now: func() time.Time { return time.Date(2026, 3, 3, 12, 0, 0, 0, time.UTC) }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer led.Close()
+	text, err := led.DayCertificate(t.Context(), "demo", "0001", protocol.Day{Year: 2026, Month: 3, Date: 2}, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	file = filepath.Join(dir, "day.json")
+	if err := os.WriteFile(file, text, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return config, filepath.Join(authority, "ca.crt"), file
+}
+
+func TestVerifySaysWhatACertificateStates(t *testing.T) {
+	config, authority, file := setUp(t)
+	text, err := output(t, "verify", "-ca", authority, file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{"The signature holds", "business day 2026-03-02: INCOMPLETE", "  - agent pc-1: no mark of this day", "Version 1,", "Totals: unproven"} {
+		if !strings.Contains(text, want) {
+			t.Errorf("verify says\n%s\nwithout %q", text, want)
+		}
+	}
+	text, err = output(t, "roster", "list", "-config", config, "-chain", "demo", "-store", "0001", "-day", "2026-03-02")
+	if err != nil || !strings.Contains(text, "pc-1") {
+		t.Errorf("roster: %s, %v", text, err)
+	}
+}
+
+func TestVerifyFailsForWhatNobodySigned(t *testing.T) {
+	_, authority, file := setUp(t)
+	_, foreign, _ := setUp(t)
+	text, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	forged := filepath.Join(t.TempDir(), "forged.json")
+	if err := os.WriteFile(forged, []byte(strings.Replace(string(text), "2026-03-02", "2026-03-01", 1)), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for name, args := range map[string][]string{
+		"changed":           {"-ca", authority, forged},
+		"another authority": {"-ca", foreign, file},
+		"no authority":      {"-ca", filepath.Join(t.TempDir(), "ca.crt"), file},
+		"no file":           {"-ca", authority, filepath.Join(t.TempDir(), "day.json")},
+		"two files":         {"-ca", authority, file, file},
+	} {
+		if text, err := output(t, append([]string{"verify"}, args...)...); err == nil || text != "" {
+			t.Errorf("%s: says %q, %v, want an error alone", name, text, err)
+		}
+	}
+}
+
+func TestAuditEndsWithAnErrorWhenItFindsSomething(t *testing.T) {
+	config, _, _ := setUp(t)
+	text, err := output(t, "audit", "-config", config, "-chain", "demo")
+	if err != nil || !strings.Contains(text, "1 certificates hold") || !strings.Contains(text, "nothing was changed") {
+		t.Errorf("an untouched ledger: %s, %v", text, err)
+	}
+	db, err := sql.Open("sqlite", "file:"+filepath.Join(filepath.Dir(config), "data", "relay.db"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer db.Close()
+	if _, err := db.Exec("UPDATE day_certificates SET state = 'complete'"); err != nil {
+		t.Fatal(err)
+	}
+	text, err = output(t, "audit", "-config", config)
+	if err == nil || !strings.Contains(text, "chain demo, store 0001: certificate: certificate of 2026-03-02, version 1: its row says something else") {
+		t.Errorf("a changed one: %s, %v, want the finding and an error", text, err)
+	}
+	for _, args := range [][]string{{"-chain", "other"}, {"-chain", "demo", "-store", "other"}} {
+		if _, err := output(t, append([]string{"audit", "-config", config}, args...)...); !errors.Is(err, ledger.ErrNotFound) {
+			t.Errorf("%q, which is not there: %v", args, err)
+		}
+	}
+}
