@@ -138,6 +138,11 @@ func (p *pc) start() {
 		p.crash(p.dying)
 		return
 	}
+	if err != nil && p.badDisk() {
+		p.w.say("%s: does not start on this disk, will be tried again", p.name)
+		p.after(time.Minute)
+		return
+	}
 	if err != nil {
 		p.w.fail("%s does not start: %v", p.name, err)
 		return
