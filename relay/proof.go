@@ -101,6 +101,7 @@ func audit(ctx context.Context, args []string) error {
 	set, file := flags("audit")
 	chain := set.String("chain", "", "`id` of the chain; none = all")
 	store := set.String("store", "", "`id` of a store; none = all, and what belongs to the chain as a whole")
+	recount := set.Bool("recount", false, "count articles, devices and the like anew, too (needs memory for all their rows)")
 	cfg, led, err := open(ctx, set, file, args)
 	if err != nil {
 		return err
@@ -110,7 +111,7 @@ func audit(ctx context.Context, args []string) error {
 	if err != nil {
 		return err
 	}
-	report, err := led.Audit(ctx, ledger.AuditOptions{Chain: *chain, Store: *store, Roots: roots, Progress: func(chain, store string, records int64) {
+	report, err := led.Audit(ctx, ledger.AuditOptions{Chain: *chain, Store: *store, Recount: *recount, Roots: roots, Progress: func(chain, store string, records int64) {
 		fmt.Fprintf(os.Stderr, "chain %s, store %s: %d records so far\n", chain, store, records)
 	}})
 	if err != nil {

@@ -37,7 +37,7 @@ func TestMain(m *testing.M) {
 
 // appendForEver prints each receipt once Append has returned.
 func appendForEver(dir string) error {
-	j, err := Open(Options{Dir: dir, Origin: origin(), SegmentBytes: 64 << 10, FreeBytes: plenty})
+	j, err := Open(Options{Dir: dir, Origin: origin(), SegmentBytes: 64 << 10, ReserveBytes: -1, FreeBytes: plenty})
 	if err != nil {
 		return err
 	}

@@ -94,11 +94,24 @@ func (osDisk) Create(path string, room int64) (File, error) {
 		return nil, err
 	}
 	if room > 0 {
-		if err := preallocate(f, room); err != nil {
+		if err := takeBlocks(f, room); err != nil {
 			return nil, errors.Join(err, f.Close(), os.Remove(path))
 		}
 	}
 	return osFile{f}, nil
+}
+
+// takeBlocks gives f its size in blocks that have been written and synced once. Blocks that are only
+// allocated will not do: a sync of the first data in them has more to do, and when ext4 turns
+// read-only under it, it says that all is well and the data are gone.
+func takeBlocks(f *os.File, size int64) error {
+	if err := preallocate(f, size); err != nil {
+		return err
+	}
+	if err := writeZeros(f, size); err != nil {
+		return err
+	}
+	return f.Sync()
 }
 
 type osFile struct{ *os.File }

@@ -16,15 +16,14 @@ func dataSync(f *os.File) error {
 	}
 }
 
-// preallocate gives f its size on the disk, so that later writes find their blocks.
+// preallocate takes f's blocks in one piece where the file system can; what it cannot is left
+// to the zeros that are written next.
 func preallocate(f *os.File, size int64) error {
 	for {
 		switch err := unix.Fallocate(int(f.Fd()), 0, 0, size); err {
-		case nil:
-			return nil
 		case unix.EINTR:
-		case unix.EOPNOTSUPP, unix.ENOSYS:
-			return writeZeros(f, size)
+		case nil, unix.EOPNOTSUPP, unix.ENOSYS:
+			return nil
 		default:
 			return os.NewSyscallError("fallocate", err)
 		}

@@ -227,6 +227,32 @@ func TestAFullDiskKeepsWhatItAcceptedAndGoesOn(t *testing.T) {
 	}
 }
 
+// TestNothingIsWrittenToTheIndexOfABrimfulDisk takes the last block, too: acks wait in memory,
+// a start says what is wrong, and with room all goes on.
+func TestNothingIsWrittenToTheIndexOfABrimfulDisk(t *testing.T) {
+	m := newMachine(4)
+	free := uint64(1 << 30)
+	m.disk.FreeBytes = func() uint64 { return free }
+	do(t, m.open())
+	m.sellMany(t, 10)
+	before := m.index.Clone()
+	free = 1 << 20
+	do(t, m.deliver(5))
+	if n := m.j.Stats().Waiting; n != 6 {
+		t.Errorf("%d wait, want 6: an ack is taken all the same", n)
+	}
+	if !m.index.Equal(before) {
+		t.Error("the index was written to")
+	}
+	if err := m.restart(); !errors.Is(err, journal.ErrFull) || !strings.Contains(err.Error(), "make room") {
+		t.Errorf("start: %v, want ErrFull and what to do", err)
+	}
+	free = 1 << 30
+	do(t, m.restart())
+	m.sellMany(t, 1)
+	m.check(t)
+}
+
 func TestManyHundredStartsWedgeNothing(t *testing.T) {
 	m := newMachine(5)
 	const starts = 800

@@ -134,6 +134,9 @@ func (j *Journal) indexAcks() error {
 		ack
 		gone uint64
 	}
+	if s, err := j.space(); err == nil && s.brimful() { // they wait in memory; the keeper comes back to them
+		return nil
+	}
 	var todo []work
 	j.mu.Lock()
 	for ord, a := range j.ackIndex {

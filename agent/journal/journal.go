@@ -26,7 +26,7 @@ var (
 	ErrClosed   = errors.New("journal is closed")
 	ErrConflict = errors.New("another content is known under this key")
 	ErrTooBig   = errors.New("record is too big")
-	ErrFull     = errors.New("disk is nearly full")
+	ErrFull     = link.ErrFull
 	ErrFork     = link.ErrFork
 	ErrGone     = errors.New("records are no longer held")
 	errLocked   = errors.New("another process has it open")

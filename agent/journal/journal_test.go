@@ -28,7 +28,7 @@ type rig struct {
 }
 
 func newRig(t rapid.TB, dir string) *rig {
-	r := &rig{t: t, dir: dir, opt: Options{Dir: dir, Origin: origin(), BootID: "boot", SegmentBytes: 64 << 10,
+	r := &rig{t: t, dir: dir, opt: Options{Dir: dir, Origin: origin(), BootID: "boot", SegmentBytes: 64 << 10, ReserveBytes: -1,
 		FreeBytes: func(string) (uint64, error) { return 1 << 40, nil }}}
 	r.open()
 	return r
@@ -397,7 +397,7 @@ func TestWhatIsRefusedIsNotAccepted(t *testing.T) {
 	if _, err := r.j.Append(context.Background(), Entry{Kind: "k", Body: []byte("{}")}); !errors.Is(err, ErrClosed) {
 		t.Errorf("err %v, want ErrClosed", err)
 	}
-	r.opt.FreeBytes = func(string) (uint64, error) { return 1 << 20, nil }
+	r.opt.FreeBytes = func(string) (uint64, error) { return 20 << 20, nil }
 	r.open()
 	if _, err := r.j.Append(context.Background(), Entry{Kind: "k", Body: []byte("{}")}); !errors.Is(err, ErrFull) {
 		t.Errorf("err %v, want ErrFull", err)

@@ -56,6 +56,7 @@ func (j *Journal) Keep() error { return j.keep() }
 // the disk is low, but only if a snapshot holds what they would bring back.
 func (j *Journal) keep() error {
 	j.keepReserve()
+	signal(j.acks) // some may have waited for room
 	if err := j.compress(); err != nil {
 		return err
 	}

@@ -55,6 +55,11 @@ func (m *MemoryIndex) Clone() *MemoryIndex {
 	return &MemoryIndex{pairs: slices.Clone(m.pairs), condemned: m.condemned, starts: m.starts}
 }
 
+// Equal says whether two indexes hold the same.
+func (m *MemoryIndex) Equal(o *MemoryIndex) bool {
+	return slices.EqualFunc(m.Clone().pairs, o.Clone().pairs, func(a, b pair) bool { return bytes.Equal(a.k, b.k) && bytes.Equal(a.v, b.v) })
+}
+
 func (m *MemoryIndex) find(key []byte) (int, bool) {
 	return slices.BinarySearchFunc(m.pairs, key, func(p pair, k []byte) int { return bytes.Compare(p.k, k) })
 }

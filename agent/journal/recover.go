@@ -14,6 +14,9 @@ import (
 // recover brings files, index and memory in order. It runs in Open, alone.
 func (j *Journal) recover() error {
 	j.keepReserve()
+	if s, err := j.space(); err == nil && s.brimful() {
+		return fmt.Errorf("%w: %d MiB free, %d needed to start; make room on the disk", ErrFull, s.free>>20, s.floor>>23)
+	}
 	voids, err := j.listSegments()
 	if err != nil {
 		return err

@@ -221,7 +221,7 @@ func (j *Journal) create(h *header, room int64) (File, error) {
 	return f, nil
 }
 
-// writeZeros gives f its size by writing every block, where the system cannot allocate.
+// writeZeros gives f its size by writing every block.
 func writeZeros(f *os.File, size int64) error {
 	zeros := make([]byte, 64<<10)
 	for at := int64(0); at < size; at += int64(len(zeros)) {

@@ -10,7 +10,8 @@ import (
 // How the journal gets along with a disk that fills up. Minor entries are refused below the
 // floor, all below half of it. Half the floor is what Badger may still need for what was
 // accepted, since it does not survive a full disk. Should another program eat that too, the
-// reserve is given up, so that deliveries, snapshots and the drop of what they cover go on.
+// reserve is given up, so that deliveries, snapshots and the drop of what they cover go on;
+// and with that eaten too, acks wait in memory and the agent does not start.
 // What was accepted is never rewritten or dropped for room.
 
 // A space is what the disk has room for.
@@ -27,6 +28,10 @@ func (s space) refuses(minor bool) error {
 	}
 	return nil
 }
+
+// brimful says that not even Badger may be written to: it writes through mapped pages, and
+// the process dies of one for which the disk has no block.
+func (s space) brimful() bool { return s.free < s.floor/8 }
 
 func (j *Journal) space() (space, error) {
 	free, err := j.opt.FreeBytes(j.opt.Dir)

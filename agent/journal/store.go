@@ -2,7 +2,9 @@ package journal
 
 import (
 	"errors"
+	"fmt"
 	"log/slog"
+	"time"
 
 	"github.com/dgraph-io/badger/v4"
 	"github.com/dgraph-io/badger/v4/options"
@@ -64,7 +66,21 @@ func openBadger(path string, log *slog.Logger) (store, error) {
 func (s badgerStore) view() view     { return badgerTxn{s.db.NewTransaction(false)} }
 func (s badgerStore) update() update { return badgerTxn{s.db.NewTransaction(true)} }
 func (s badgerStore) flatten() error { return s.db.Flatten(1) }
-func (s badgerStore) close() error   { return s.db.Close() }
+
+// closeTime is how long Badger may take to close; on a disk that has turned read-only it would
+// try to flush for ever.
+const closeTime = 10 * time.Second
+
+func (s badgerStore) close() error {
+	done := make(chan error, 1)
+	go func() { done <- s.db.Close() }()
+	select {
+	case err := <-done:
+		return err
+	case <-time.After(closeTime):
+		return fmt.Errorf("it does not close within %s; the next start brings it up to the journal", closeTime)
+	}
+}
 
 func (s badgerStore) size() int64 {
 	lsm, _ := s.db.Size()

@@ -67,8 +67,7 @@ type cut struct {
 func TestPowerCuts(t *testing.T) {
 	t.Parallel() // with the keeper's test, which waits most of the time
 	total := number(t, "POWERCUT_CUTS", 20)
-	seed := number(t, "POWERCUT_SEED", int(time.Now().UnixNano()%1_000_000)+1)
-	t.Logf("POWERCUT_SEED=%d", seed)
+	seed := seed(t)
 	var all []*cut
 	for v, agent := range []struct {
 		name  string
@@ -82,7 +81,7 @@ func TestPowerCuts(t *testing.T) {
 			t.Run(fmt.Sprintf("%s, disk %d", agent.name, n+1), func(t *testing.T) {
 				bin, err := agent.build()
 				check(t, err)
-				random := rand.New(rand.NewPCG(uint64(seed), uint64(v<<32+n)))
+				random := rand.New(rand.NewPCG(seed, uint64(v<<32+n)))
 				r := begin(t, bin, random)
 				for i, line := range plan {
 					c := &cut{agent: agent.name, disk: n + 1, n: i + 1, line: line, hurried: random.IntN(2) == 0}
@@ -95,6 +94,14 @@ func TestPowerCuts(t *testing.T) {
 		}
 	}
 	judge(t, all)
+}
+
+// seed is where the random moments come from; the moments of the programs are their own.
+func seed(t *testing.T) uint64 {
+	t.Helper()
+	seed := number(t, "POWERCUT_SEED", int(time.Now().UnixNano()%1_000_000)+1)
+	t.Logf("POWERCUT_SEED=%d", seed)
+	return uint64(seed)
 }
 
 // judge prints what became of each cut, and fails the test for what should not be.

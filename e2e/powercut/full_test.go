@@ -65,7 +65,7 @@ func TestAFullDiskStillDelivers(t *testing.T) {
 	r.resumed()
 	stop()
 	r.prove()
-	for until := time.Now().Add(30 * time.Second); r.status().StoreSettings.Name != "Moved"; wait(50 * time.Millisecond) {
+	for until := time.Now().Add(90 * time.Second); r.status().StoreSettings.Name != "Moved"; wait(50 * time.Millisecond) { // feeds are asked once a minute
 		if time.Now().After(until) {
 			t.Fatal("the settings that came while the disk was full are not taken when there is room")
 		}

@@ -16,7 +16,7 @@ import (
 // then, when the index is lost in the same cut.
 func TestACutWhileTheKeeperWorks(t *testing.T) {
 	t.Parallel()
-	random := rand.New(rand.NewPCG(uint64(time.Now().UnixNano()), 1))
+	random := rand.New(rand.NewPCG(seed(t), 1))
 	type one struct {
 		*rig
 		cut     *cut

@@ -2,6 +2,7 @@ package link
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"time"
 
@@ -64,7 +65,11 @@ func (s *Sender) page(now time.Time, page *protocol.FeedPage) error {
 		if page.From != before && !page.Reset {
 			return nil
 		}
-		if err := s.replica.Apply(*page); err != nil {
+		if err := s.replica.Apply(*page); errors.Is(err, ErrFull) {
+			f.due = now.Add(s.jitter(s.opt.FeedEvery / 2))
+			s.note(func(st *Status) { st.LastError = err.Error() })
+			return nil
+		} else if err != nil {
 			return fmt.Errorf("apply page of feed %s: %w", page.Feed, err)
 		}
 		switch {

@@ -1,11 +1,14 @@
 package link_test
 
 import (
+	"fmt"
+	"math/rand/v2"
 	"testing"
 	"time"
 
 	"github.com/storelay/storelay/protocol"
 	"github.com/storelay/storelay/protocol/link"
+	"github.com/storelay/storelay/protocol/link/linktest"
 )
 
 // page answers a question for a feed; from and to are versions.
@@ -49,5 +52,29 @@ func TestNewsLetsTheFeedBeAskedForAtOnce(t *testing.T) {
 	}
 	if err := d.sender.Received(d.now, link.TopicNews, []byte(`{`)); err != nil || d.sender.Status().Garbage != 1 {
 		t.Errorf("garbage: %v, status %+v", err, d.sender.Status())
+	}
+}
+
+// A fullReplica has no room for pages.
+type fullReplica struct{ *linktest.Replica }
+
+func (fullReplica) Apply(protocol.FeedPage) error { return fmt.Errorf("apply: %w", link.ErrFull) }
+
+// TestAPageThatHasNoRoomDoesNotStopTheRecords: on a full disk the shop still delivers.
+func TestAPageThatHasNoRoomDoesNotStopTheRecords(t *testing.T) {
+	source := records(1, 5)
+	d := &desk{t: t, source: source, now: time.Date(2026, 11, 21, 10, 0, 0, 0, time.UTC)}
+	d.sender = link.NewSender(source, fullReplica{linktest.NewReplica()}, []string{"items"}, link.Options{}, rand.New(rand.NewPCG(1, 2)))
+	d.sender.Connected(d.now, "me")
+	d.step()
+	d.hear(protocol.Down{Welcome: &protocol.Welcome{Incarnation: 1}})
+	d.step()
+	d.hear(page(0, 3, true)) // fails the test on an error
+	d.ack()
+	if oldest, _ := source.Heads(); oldest.Seq != 0 {
+		t.Errorf("oldest %s, want all delivered", oldest)
+	}
+	if waited := d.wait(2 * time.Minute); waited < 30*time.Second {
+		t.Errorf("asked again after %s: there is no room yet", waited)
 	}
 }

@@ -18,6 +18,10 @@ import (
 // cloned or rolled back.
 var ErrFork = errors.New("the relay's hash is not ours: the disk was cloned or rolled back")
 
+// ErrFull is a Replica's answer when its disk has no room for a page: the page is asked for
+// again when the feed is next due.
+var ErrFull = errors.New("disk is nearly full")
+
 // A Source is the agent's durable stream; agent/journal is one. Its methods are safe for
 // concurrent use and never wait for the network.
 type Source interface {
@@ -64,7 +68,7 @@ type Replica interface {
 	Cursor(feed string) (int64, error)
 	// Apply applies a page and moves the cursor to page.To in one durable step. A page whose
 	// From is not the cursor is ignored, unless Reset.
-	Apply(page protocol.FeedPage) error
+	Apply(page protocol.FeedPage) error // ErrFull: not now
 }
 
 // A Conn is one connection of an agent to a relay. It is used by one sender and one

@@ -96,10 +96,10 @@ func (s *shop) trade(day protocol.Day) {
 	s.cover(day, "door", 0, 24*time.Hour)
 }
 
-func (s *shop) sellAt(till string, day protocol.Day) protocol.TransactionID {
+func (s *shop) sellAt(till string, day protocol.Day) {
 	s.b.t.Helper()
 	s.numbers[till]++
-	return s.sell(day, func(t *protocol.Transaction) { t.Workstation, t.Sequence = till, s.numbers[till] })
+	s.sell(day, func(t *protocol.Transaction) { t.Workstation, t.Sequence = till, s.numbers[till] })
 }
 
 // cover sends a count of a stretch of the day, which begins at 04:00 in Stockholm.
@@ -111,19 +111,16 @@ func (s *shop) cover(day protocol.Day, counter string, from, to time.Duration) {
 	})
 }
 
-// mark ends a day, as the agent does; change alters what was signed.
-func (s *shop) mark(day protocol.Day, change ...func(*protocol.DayMark)) {
+// mark ends a day, as the agent does.
+func (s *shop) mark(day protocol.Day) {
 	s.b.t.Helper()
-	s.markHead(day, protocol.Mark{Epoch: s.epoch, Through: s.seq, Hash: s.prev}, change...)
+	s.markHead(day, protocol.Mark{Epoch: s.epoch, Through: s.seq, Hash: s.prev})
 }
 
-func (s *shop) markHead(day protocol.Day, head protocol.Mark, change ...func(*protocol.DayMark)) {
+func (s *shop) markHead(day protocol.Day, head protocol.Mark) {
 	s.b.t.Helper()
 	m, err := protocol.SignDayMark(s.origin, day, head, s.identity.Certificate[0], s.identity.PrivateKey.(crypto.Signer))
 	s.must(err, s.b.t)
-	for _, c := range change {
-		c(&m)
-	}
 	body, err := json.Marshal(m)
 	s.must(err, s.b.t)
 	s.send(protocol.KindDayMark, day, string(body))
@@ -164,7 +161,7 @@ func (s *shop) sql(text string, args ...any) {
 	}
 }
 
-// epochs begins another epoch that seals the one under way.
+// restart begins another epoch that seals the one under way.
 func (s *shop) restart(day protocol.Day) {
 	s.b.t.Helper()
 	seal, err := json.Marshal(protocol.Seal{BootID: "b", Before: &protocol.Mark{Epoch: s.epoch, Through: s.seq, Hash: s.prev}})

@@ -95,8 +95,8 @@ func (g *group) held(ctx context.Context, t tx, s *stream, first, last uint64) (
 func (g *group) applyAgain(ctx context.Context, t tx, j *job) error {
 	waits := false
 	if err := t.run(ctx, false, statement{
-		text: "DELETE FROM quarantined WHERE chain = $1 AND id = $2 RETURNING 1",
-		args: []any{g.id, j.again.ID},
+		text: "DELETE FROM quarantined WHERE chain = $1 AND id = $2 AND stream = $3 RETURNING 1", // its stream may have come to it since
+		args: []any{g.id, j.again.ID, j.again.stream},
 		scan: func(scanner) error { waits = true; return nil },
 	}); err != nil {
 		return err

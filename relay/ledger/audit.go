@@ -14,6 +14,8 @@ import (
 type AuditOptions struct {
 	Chain string // "" = all
 	Store string // "" = all, and with them what belongs to the chain as a whole
+	// Recount computes every other projection anew, too: it needs memory for all their rows.
+	Recount bool
 	// Roots are the authorities that certified the agents and the relay's signing key.
 	Roots *ca.Roots
 	// Progress hears now and then how many records have been read; nil = nobody does.
@@ -131,7 +133,19 @@ func (l *Ledger) auditChain(ctx context.Context, id int64, chain string, opts Au
 	if opts.Store != "" {
 		return nil
 	}
-	return l.inSnapshot(ctx, func(q querier) error {
+	err = l.inSnapshot(ctx, func(q querier) error {
 		return (&chainAudit{reader{q, id}, chain, report}).audit(ctx)
 	})
+	if err != nil || !opts.Recount {
+		return err
+	}
+	differences, err := l.Recount(ctx, chain)
+	if err != nil && ctx.Err() == nil {
+		report.Findings = append(report.Findings, Finding{Chain: chain, Kind: wrongProjection, What: "cannot be counted anew: " + err.Error()})
+		return nil
+	}
+	for _, d := range differences {
+		report.Findings = append(report.Findings, Finding{Chain: chain, Kind: wrongProjection, What: d.String()})
+	}
+	return err
 }

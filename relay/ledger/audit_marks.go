@@ -62,8 +62,8 @@ func (r reader) certificateOf(ctx context.Context, sha256 []byte) ([]byte, error
 // for itself.
 func (c *rowCheck) mark(ctx context.Context, p *entry) error {
 	said, err := protocol.DecodeDayMark(p.record.Body)
-	if err != nil {
-		c.wrong(p, wrongMark, "cannot be read: "+err.Error())
+	if fault := faultOf(err); fault != "" {
+		c.wrong(p, wrongMark, "cannot be read: "+fault)
 		return nil
 	}
 	at := protocol.Position{Epoch: c.st.key.epoch, Seq: p.seq}
@@ -183,10 +183,7 @@ func (s *storeAudit) beyond() {
 
 // unsigned counts the records that no good mark covers.
 func (s *storeAudit) unsigned(a *agentAudit) {
-	covered := true
-	if a.good.Seq == 0 {
-		covered = false
-	}
+	covered := a.good.Seq != 0 // by the newest good mark, which is ahead
 	for _, st := range a.order {
 		switch {
 		case covered && st.key.epoch == a.good.Epoch:

@@ -162,6 +162,9 @@ func (s *storeAudit) stream(ctx context.Context, st *stream) error {
 	if w := rows.first; w != nil {
 		s.find(name, epoch, *w)
 	}
+	if epoch == asideEpoch(protocol.Origin{Chain: s.chain, Store: s.store, Agent: name}) {
+		return nil // the ledger's own: a seal that stands there sealed another
+	}
 	for _, g := range s.gaps[st.key] {
 		if g.first == 1 && g.moved() {
 			rows.seal = g.seal

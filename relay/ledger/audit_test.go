@@ -26,7 +26,6 @@ type house struct {
 	url string
 	ca  *ca.CA
 	*ledger.Ledger
-	stop func()
 }
 
 // openHouse opens an empty ledger with a certificate authority.
@@ -125,12 +124,12 @@ func (s *signing) sell(numbers ...int64) {
 //	epoch 2: 1 seal, 2 sale 7, 3..4 lost, 5 sale 8, first accepted as 15 of epoch 1, 6 mark, 7 sale 9
 //
 // Its positions are 1, 3, 4, 8..13, 15..17 and 18..22.
-func (h *house) trade() (pc, other *signing) {
+func (h *house) trade() {
 	h.t.Helper()
 	if err := h.PutStore(h.t.Context(), chain, ledger.Store{ID: "0001", Zone: "Europe/Stockholm", CutOff: "04:00", Currency: "SEK"}); err != nil {
 		h.t.Fatal(err)
 	}
-	pc, other = h.agent("0001", "pc", 1), h.agent("0002", "pc2", 9)
+	pc, other := h.agent("0001", "pc", 1), h.agent("0002", "pc2", 9)
 	acked(h.t, h.Ledger, pc.agent, pc.begin())
 	acked(h.t, h.Ledger, other.agent, other.begin())
 	pc.sell(1, 2)
@@ -163,13 +162,11 @@ func (h *house) trade() (pc, other *signing) {
 	pc.send(again)
 	pc.end(day.AddDays(2))
 	pc.sell(9)
-	return pc, other
 }
 
-func (h *house) audit(opts ledger.AuditOptions) *ledger.AuditReport {
+func (h *house) audit() *ledger.AuditReport {
 	h.t.Helper()
-	opts.Roots = h.ca.Roots()
-	report, err := h.Audit(h.t.Context(), opts)
+	report, err := h.Audit(h.t.Context(), ledger.AuditOptions{Roots: h.ca.Roots()})
 	if err != nil {
 		h.t.Fatal(err)
 	}
@@ -194,7 +191,7 @@ func TestBEY10AnUntouchedLedgerHasNothingToFind(t *testing.T) {
 	both(t, func(t *testing.T, url string) {
 		h := openHouse(t, url)
 		h.trade()
-		report := h.audit(ledger.AuditOptions{})
+		report := h.audit()
 		for _, f := range report.Findings {
 			t.Errorf("found: %s", f)
 		}
@@ -304,7 +301,7 @@ func (h *house) forge(epoch int, after uint64, upTo ...int64) protocol.Mark {
 func TestBEY10TheAuditSaysWhatNoMarkCovers(t *testing.T) {
 	h := openHouse(t, sqliteURL(t))
 	h.trade()
-	before := h.audit(ledger.AuditOptions{})
+	before := h.audit()
 	h.sql("DELETE FROM records WHERE pos = 22")
 	h.sql("DELETE FROM business_keys WHERE pos = 22")
 	h.sql("UPDATE chains SET head = 21")
@@ -313,7 +310,7 @@ func TestBEY10TheAuditSaysWhatNoMarkCovers(t *testing.T) {
 	h.sql(`UPDATE kpis SET customers = customers - 1, sales_transactions = sales_transactions - 1, units_sold = units_sold - 1, gross_sales = gross_sales - 10500,
 		discounts = discounts - 500, turnover_incl = turnover_incl - 10000, turnover_ex = turnover_ex - 8000 WHERE store = '0001' AND currency = 'SEK'`)
 	h.sql("UPDATE tender_days SET count = count - 1, amount = amount - 10000 WHERE store = '0001'")
-	after := h.audit(ledger.AuditOptions{})
+	after := h.audit()
 	if len(after.Findings) != 0 || before.Unsigned != after.Unsigned+1 {
 		t.Errorf("%d unsigned before, %d after, and found %v", before.Unsigned, after.Unsigned, after.Findings)
 	}
@@ -379,14 +376,14 @@ func TestBEY10AnySingleChangeOfARecordIsFound(t *testing.T) {
 			}
 			return
 		}
-		if report := h.audit(ledger.AuditOptions{}); len(report.Findings) == 0 {
+		if report := h.audit(); len(report.Findings) == 0 {
 			rt.Errorf("%+v: %q became %q, and nothing is found", c, before, after)
 		}
 		if err := set(before); err != nil {
 			rt.Fatalf("%+v: %v", c, err)
 		}
 	})
-	if found := h.audit(ledger.AuditOptions{}).Findings; len(found) > 0 {
+	if found := h.audit().Findings; len(found) > 0 {
 		t.Errorf("with everything put back: %v", found)
 	}
 }

@@ -187,9 +187,7 @@ func (d *dayCheck) followBack(ctx context.Context, mark *heardMark, agent string
 			if err != nil {
 				return "", err
 			}
-			if inside(gaps, at.Through) {
-				hash = at.Hash // nothing tells it
-			} else if !ok || hash != at.Hash {
+			if (!ok || hash != at.Hash) && !inside(gaps, at.Through) {
 				return fmt.Sprintf("record %d of epoch %s has another hash than %s says", at.Through, at.Epoch, said), nil
 			}
 		} else {

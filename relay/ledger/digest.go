@@ -5,7 +5,6 @@ import (
 	"crypto/sha256"
 	"encoding/binary"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"strings"
 
@@ -21,12 +20,12 @@ func (l *Ledger) Digest(ctx context.Context, chain string) (protocol.Hash, error
 	if err != nil || id == 0 {
 		return new(multiset).hash(), err
 	}
-	q, done, err := l.db.snapshot(ctx)
+	var all multiset
+	err = l.inSnapshot(ctx, func(q querier) (err error) {
+		all, err = digest(ctx, q, chain, id)
+		return err
+	})
 	if err != nil {
-		return protocol.Hash{}, fmt.Errorf("digest of chain %s: %w", chain, err)
-	}
-	all, err := digest(ctx, q, chain, id)
-	if err = errors.Join(err, done()); err != nil {
 		return protocol.Hash{}, fmt.Errorf("digest of chain %s: %w", chain, err)
 	}
 	return all.hash(), nil

@@ -72,7 +72,7 @@ func (g *group) holesIn(ctx context.Context, t tx, s *stream, first, last uint64
 // skip's end: the records before that are here, and stay.
 func (g *group) skip(ctx context.Context, t tx, j *job, s *stream) error {
 	h := hole{first: s.through + 1, last: j.skip.To, hash: j.skip.Hash}
-	l := loss{hash: h.hash[:], reason: storable(j.skip.Reason)}
+	l := loss{hash: h.hash[:], reason: brief(j.skip.Reason)}
 	unknown := ""
 	before, through := s, s.through
 	if s.through == 0 {
@@ -110,7 +110,7 @@ func (g *group) lose(ctx context.Context, t tx, whose protocol.Origin, told prot
 	if first > told.To {
 		return nil
 	}
-	l := loss{hash: []byte{}, reason: storable(told.Reason)}
+	l := loss{hash: []byte{}, reason: brief(told.Reason)}
 	if s.through > 0 {
 		p, err := g.at(ctx, t, s, s.through)
 		if err != nil {
@@ -127,7 +127,15 @@ func (g *group) lose(ctx context.Context, t tx, whose protocol.Origin, told prot
 }
 
 func holeDetail(epoch protocol.Epoch, first, last uint64, reason string) string {
-	return storable(fmt.Sprintf("records %d to %d of epoch %s are lost: %s", first, last, epoch, reason))
+	return fmt.Sprintf("records %d to %d of epoch %s are lost: %s", first, last, epoch, brief(reason))
+}
+
+// brief makes an agent's text fit for an index.
+func brief(s string) string {
+	if short := []rune(s); len(short) > 100 {
+		s = string(short[:99]) + "…"
+	}
+	return storable(s)
 }
 
 func (g *group) holeRows() *rows {

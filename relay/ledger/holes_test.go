@@ -119,6 +119,21 @@ func TestASkipIsCutWhereTheLedgerHasTheRecords(t *testing.T) {
 	})
 }
 
+func TestAReasonOfAnyLengthIsTaken(t *testing.T) {
+	both(t, func(t *testing.T, url string) {
+		l, _ := open(t, url)
+		a := newAgent(t, "0001", "pc", 1)
+		acked(t, l, a, a.begin())
+		reason := strings.Repeat("bad \x00 block ", 10000)
+		skip := a.lose(sales(t, 1), record(t, protocol.KindLoss, protocol.Loss{Epoch: epochOf(9), From: 1, To: 1, Reason: reason}))
+		skip.Skip.Reason = reason
+		acked(t, l, a, skip)
+		if got := details(t, l, ledger.AlarmHole); len(got) != 2 || len(got[0]) > 300 {
+			t.Errorf("alarms %q", got)
+		}
+	})
+}
+
 // What is found again after it was skipped is neither lost nor put into the stream: it waits
 // in quarantine, and is applied once when a person says so, or when it comes again with was.
 func TestAHoleIsNeverFilled(t *testing.T) {

@@ -130,6 +130,7 @@ func TestWhatIsNotAppliedIsNamedAsLost(t *testing.T) {
 			s.count(w, len(reached))
 			s.digest(w)
 		})
+		auditUntouched(t, s.Ledger, url)
 		checkHashes(t, url) // also that each position is there once, or in a hole
 		if got := selected(t, url, "SELECT count(*) FROM holes"); slices.Equal(got, []string{"0"}) {
 			t.Error("nothing was ever lost")

@@ -14,6 +14,7 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/storelay/storelay/protocol"
+	"github.com/storelay/storelay/relay/ca"
 	"github.com/storelay/storelay/relay/ledger"
 )
 
@@ -188,12 +189,18 @@ type subject struct {
 	t    testing.TB
 	url  string
 	fail string // the step that fails next; "" = none
+
+	authority *ca.CA
 }
 
 var errCrash = errors.New("crash")
 
 func newSubject(t testing.TB, url string) *subject {
 	s := &subject{t: t, url: url}
+	var err error
+	if s.authority, err = ca.Create(filepath.Join(t.TempDir(), "ca")); err != nil {
+		t.Fatal(err)
+	}
 	s.open()
 	t.Cleanup(s.close)
 	return s
@@ -370,6 +377,9 @@ func (s *subject) digest(w *draw) protocol.Hash {
 	if err != nil || len(found) > 0 {
 		w.Fatalf("the live tables are not what the records give: %v, %v", found, err)
 	}
+	if found, err := findings(s.Ledger, w.chain, s.authority); err != nil || len(found) > 0 {
+		w.Fatalf("an audit finds %v, %v", found, err)
+	}
 	digest, err := s.Digest(w.t.Context(), w.chain)
 	if err != nil {
 		w.Fatal(err)
@@ -399,6 +409,7 @@ func property(t *testing.T, run func(w *draw, s *subject, disks []*disk), calm b
 			}
 		})
 		checkHashes(t, url)
+		auditUntouched(t, s.Ledger, url)
 	})
 }
 
@@ -529,4 +540,5 @@ func TestARestoredLedgerComesToTheSameState(t *testing.T) {
 		}
 	})
 	checkHashes(t, s.url)
+	auditUntouched(t, s.Ledger, s.url)
 }

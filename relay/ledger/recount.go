@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"context"
 	"encoding/hex"
-	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -33,15 +32,15 @@ func (l *Ledger) Recount(ctx context.Context, chain string) (found []Difference,
 	if err != nil || id == 0 {
 		return nil, err
 	}
-	q, done, err := l.db.snapshot(ctx)
-	if err != nil {
-		return nil, fmt.Errorf("recount chain %s: %w", chain, err)
-	}
-	r := &recount{chain: chain, id: id, q: q, sums: newSums(), want: map[string]table{}, numbers: map[numberKey]int64{}, devices: map[deviceKey]*DeviceRow{}}
+	r := &recount{chain: chain, id: id, sums: newSums(), want: map[string]table{}, numbers: map[numberKey]int64{}, devices: map[deviceKey]*DeviceRow{}}
 	for name := range projections {
 		r.want[name] = table{}
 	}
-	if err := errors.Join(r.run(ctx), done()); err != nil {
+	err = l.inSnapshot(ctx, func(q querier) error {
+		r.q = q
+		return r.run(ctx)
+	})
+	if err != nil {
 		return nil, fmt.Errorf("recount chain %s: %w", chain, err)
 	}
 	return r.found, nil

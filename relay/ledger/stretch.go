@@ -5,7 +5,6 @@ import (
 	"cmp"
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"slices"
 
@@ -117,22 +116,29 @@ func scanEntry(row scanner, p *entry) error {
 		return err
 	}
 	p.seq, r.Seq, p.said.kind = uint64(seq), uint64(seq), string(r.Kind)
-	if r.Day, err = parseDay(p.said.day); err != nil {
-		p.fault = "day: " + err.Error()
-		return nil
+	if p.fault = p.readColumns(r, was); p.fault == "" {
+		p.record = r
 	}
-	if was != nil {
-		r.Was = &protocol.Was{}
-		if err := json.Unmarshal(was, r.Was); err != nil {
-			p.fault = "was: " + err.Error()
-			return nil
-		}
-		if again, err := json.Marshal(r.Was); err != nil || !bytes.Equal(again, was) {
-			p.fault = "was: is not written as we write it"
-		}
-	}
-	p.record = r
 	return nil
+}
+
+// readColumns reads the record's day and was, and says what is wrong with them.
+func (p *entry) readColumns(r *protocol.Record, was []byte) (fault string) {
+	var err error
+	if r.Day, err = parseDay(p.said.day); err != nil {
+		return "day: " + err.Error()
+	}
+	if was == nil {
+		return ""
+	}
+	r.Was = &protocol.Was{}
+	if err := json.Unmarshal(was, r.Was); err != nil {
+		return "was: " + err.Error()
+	}
+	if again, err := json.Marshal(r.Was); err != nil || !bytes.Equal(again, was) {
+		return "was: is not written as we write it"
+	}
+	return ""
 }
 
 // decode reads a record that was kept as JSON. Other bytes of the same meaning are not what
@@ -345,11 +351,8 @@ func (f *follower) compare(p *entry, stored protocol.Hash) {
 
 // committed gives the hash of a stream at a seq as it is stored; false when there is nothing.
 func (r reader) committed(ctx context.Context, s *stream, seq uint64, gaps []gap) (protocol.Hash, bool, error) {
-	switch {
-	case seq == s.through:
+	if seq == s.through {
 		return s.hash, true, nil
-	case seq == 0:
-		return protocol.Hash{}, false, errors.New("no record is number 0")
 	}
 	for _, g := range gaps {
 		if g.last == seq && g.moved() {

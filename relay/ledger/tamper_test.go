@@ -8,7 +8,6 @@ import (
 	"testing"
 
 	"github.com/storelay/storelay/protocol"
-	"github.com/storelay/storelay/relay/ledger"
 	"github.com/storelay/storelay/relay/ledger/ledgertest"
 )
 
@@ -233,7 +232,7 @@ func TestBEY10EachTamperingIsNamed(t *testing.T) {
 			h := openHouse(t, url)
 			h.trade()
 			tt.do(h)
-			report := h.audit(ledger.AuditOptions{})
+			report := h.audit()
 			var found []string
 			for _, f := range report.Findings {
 				found = append(found, f.String())
