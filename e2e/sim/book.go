@@ -25,6 +25,7 @@ type entry struct {
 	at     time.Time         // when it was accepted, by the world's clock
 	where  protocol.Position // where it stood then
 	doubt  bool              // there was an error: it may be on the disk or not
+	lost   bool              // and allowed to be, as the check found
 	again  int               // how often it was forgotten and accepted anew
 
 	id    protocol.TransactionID // of a sale

@@ -1,7 +1,6 @@
 package sim
 
 import (
-	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -19,7 +18,7 @@ func (w *world) check() error {
 		}
 	}
 	c := &checker{w: w}
-	for _, step := range []func(){c.load, c.everythingOnce, c.sums, c.people, c.order, c.deliveries, c.settings, c.digests} {
+	for _, step := range []func(){c.load, c.everythingOnce, c.sums, c.people, c.order, c.deliveries, c.settings, c.rebuilt, c.certificates, c.anyOrder} {
 		if step(); w.failed != nil {
 			return w.failed
 		}
@@ -133,6 +132,7 @@ func (c *checker) everythingOnce() {
 			c.present = append(c.present, e)
 		case held[k] > 0:
 		case c.mayBeLost(e):
+			e.lost = true
 			w.say("lost, and allowed to be: %s %s of %s", e.kind, e.id, e.pc.name)
 		default:
 			w.fail("lost: %s %s, accepted by %s on %s at %s/%d: %s", e.kind, e.id, e.pc.name, e.at.Format("02 15:04:05"), short(e.where.Epoch), e.where.Seq, e.body)
@@ -176,10 +176,14 @@ func (c *checker) mayBeHeld(q ledger.QuarantinedRecord) bool {
 	switch {
 	case strings.HasPrefix(q.Reason, "delivered by"), strings.HasPrefix(q.Reason, "came after it was said"):
 		return true
-	case strings.Contains(q.Reason, "were counted before"):
+	case countedBefore(q):
 		return tainted
 	}
 	return false
+}
+
+func countedBefore(q ledger.QuarantinedRecord) bool {
+	return strings.Contains(q.Reason, "were counted before")
 }
 
 // mayBeLost says whether an entry may be missing in the ledger.
@@ -290,13 +294,4 @@ func (c *checker) settings() {
 			return
 		}
 	}
-}
-
-// digests is not there yet.
-func (c *checker) digests() {
-	pos, incarnation, err := c.w.relay.ledger.Head(c.w.ctx(), chain)
-	if err != nil {
-		c.w.failed = errors.Join(c.w.failed, err)
-	}
-	c.w.say("ledger: head %d, incarnation %d", pos, incarnation)
 }

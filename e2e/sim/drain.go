@@ -53,10 +53,6 @@ func (w *world) enrolAnew(p *pc, origin protocol.Origin) {
 	}
 	w.book.damaged(p, j.Damage())
 	sender := link.NewSender(core.Former(j, old.origin), j, nil, link.Options{Version: agentVersion}, rand.New(rand.NewPCG(w.s.Seed, 99)))
-	p.former = &former{of: old.origin, journal: j}
-	p.former.end = w.newEnd(p.name+" (former)", p.store, origin, sender, 0, func(func(*link.Sender)) {})
-	p.former.end.connectSoon()
-
 	p.origin = origin
 	p.emptyDisk()
 	if err := os.Remove(filepath.Join(p.dir, "clock")); err != nil && !os.IsNotExist(err) {
@@ -65,6 +61,9 @@ func (w *world) enrolAnew(p *pc, origin protocol.Origin) {
 	if err := writeIdentity(filepath.Join(p.dir, "identity"), origin); err != nil {
 		w.fail("harness: %v", err)
 	}
+	p.former = &former{of: old.origin, journal: j}
+	p.former.end = w.newEnd(p.name+" (former)", p, sender, 0, func(func(*link.Sender)) {})
+	p.former.end.connectSoon()
 	p.past.kept = false
 	p.after(time.Minute)
 }

@@ -78,6 +78,7 @@ func (w *world) strike(f Fault) {
 	case Reimage:
 		p.reimage(d)
 	case Skew:
+		s.badClock = true
 		p.setClock(time.Duration(f.N)*time.Minute, d)
 	case Battery:
 		p.loseTime(d)
@@ -85,6 +86,7 @@ func (w *world) strike(f Fault) {
 		w.revoke(p, d)
 	case Settings:
 		if w.relay.up {
+			s.badClock = true
 			s.settings.CutOff = []string{"", "03:00", "05:30"}[f.N%3]
 			_ = w.relay.putStore(s.settings) // it has failed the run
 		}

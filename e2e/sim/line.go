@@ -1,9 +1,11 @@
 package sim
 
 import (
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"path/filepath"
 	"time"
 
 	"github.com/storelay/storelay/protocol"
@@ -23,6 +25,7 @@ type end struct {
 	name   string
 	line   *line
 	origin protocol.Origin
+	cert   *x509.Certificate
 	sender *link.Sender
 	r      *rand.Rand
 	heard  func(op func(*link.Sender)) // is told what the sender was told, and looks at what came of it
@@ -34,8 +37,12 @@ type end struct {
 	pause    time.Duration
 }
 
-func (w *world) newEnd(name string, s *store, origin protocol.Origin, sender *link.Sender, life int, heard func(func(*link.Sender))) *end {
-	return &end{w: w, name: name, line: &s.line, origin: origin, sender: sender, r: w.random("line of "+name, life), heard: heard}
+func (w *world) newEnd(name string, p *pc, sender *link.Sender, life int, heard func(func(*link.Sender))) *end {
+	cert, err := certificateOf(filepath.Join(p.dir, "identity"))
+	if err != nil {
+		w.fail("harness: %v", err)
+	}
+	return &end{w: w, name: name, line: &p.store.line, origin: p.origin, cert: cert, sender: sender, r: w.random("line of "+name, life), heard: heard}
 }
 
 const (
@@ -53,7 +60,7 @@ func (e *end) connect() {
 	if e.closed || e.id != "" {
 		return
 	}
-	if e.line.down > 0 || e.line.silent > 0 || !e.w.relay.admits(e.origin) {
+	if e.line.down > 0 || e.line.silent > 0 || !e.w.relay.admits(e.origin, e.cert) {
 		e.connectSoon()
 		return
 	}

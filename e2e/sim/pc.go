@@ -154,7 +154,7 @@ func (p *pc) start() {
 // begin lets an agent that is open work.
 func (p *pc) begin(agent *core.Agent) {
 	p.agent = agent
-	p.end = p.w.newEnd(p.name, p.store, p.origin, p.agent.Sender(), p.lives, p.heard)
+	p.end = p.w.newEnd(p.name, p, p.agent.Sender(), p.lives, p.heard)
 	p.rollOver()
 	for _, g := range p.counters {
 		if p.agent != nil {

@@ -2,6 +2,7 @@ package sim
 
 import (
 	"context"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -13,6 +14,7 @@ import (
 
 	"github.com/storelay/storelay/protocol"
 	"github.com/storelay/storelay/protocol/link"
+	"github.com/storelay/storelay/relay/ca"
 	"github.com/storelay/storelay/relay/connect"
 	"github.com/storelay/storelay/relay/ledger"
 )
@@ -34,6 +36,8 @@ type relay struct {
 	backups  []backup
 	due      time.Time // of the next round of the connector; zero = none is due
 	denied   []protocol.Origin
+	ca       *ca.CA
+	kept     map[protocol.Origin]bool // whose certificates this run of the relay has kept
 
 	incarnation int64 // newest seen; 0 = the next is taken as it is
 	rises       int   // that are to be expected
@@ -86,11 +90,19 @@ func newRelay(w *world) *relay {
 }
 
 func (r *relay) options() ledger.Options {
-	return ledger.Options{Log: slog.New(slog.DiscardHandler), Now: func() time.Time { return r.w.now }, Inline: true, Fail: r.fail}
+	return ledger.Options{Log: slog.New(slog.DiscardHandler), Now: func() time.Time { return r.w.now }, CA: r.ca, Inline: true, Fail: r.fail}
 }
 
 // open starts the relay.
 func (r *relay) open() error {
+	if r.ca == nil {
+		var err error
+		if r.ca, err = openAuthority(filepath.Join(r.w.dir, "ca")); err != nil {
+			r.w.fail("harness: authority: %v", err)
+			return r.w.failed
+		}
+	}
+	r.kept = map[protocol.Origin]bool{}
 	l, err := ledger.Open(r.w.ctx(), "sqlite:"+r.path, r.options())
 	if err != nil {
 		r.w.fail("the relay does not start: %v", err)
@@ -163,12 +175,24 @@ const deliverEvery = 20 * time.Second
 var steps = [...]string{"", ledger.StepBegin, ledger.StepWritten, ledger.StepCommitted}
 
 // admits says whether the broker lets an agent in.
-func (r *relay) admits(o protocol.Origin) bool {
+func (r *relay) admits(o protocol.Origin, cert *x509.Certificate) bool {
 	if !r.up {
 		return false
 	}
 	state, err := r.ledger.AgentState(r.w.ctx(), o)
-	return errors.Is(err, ledger.ErrNotFound) || err == nil && state != ledger.AgentRevoked
+	if err != nil && !errors.Is(err, ledger.ErrNotFound) {
+		r.w.fail("agent state: %v", err)
+	}
+	if state == ledger.AgentRevoked {
+		return false
+	}
+	if !r.kept[o] {
+		if err := r.ledger.KeepCertificate(r.w.ctx(), o, cert); err != nil {
+			r.w.fail("keep certificate: %v", err)
+		}
+		r.kept[o] = true
+	}
+	return true
 }
 
 // handle is the broker's publish hook.

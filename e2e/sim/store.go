@@ -18,6 +18,7 @@ type store struct {
 	pc       *pc            // the store's own
 	copy     *pc            // a PC with a copy of its disk; nil = there is none
 	line     line
+	badClock bool // its clock, or the rule of its days, has been changed meanwhile
 }
 
 func (w *world) openStore(i int) error {
@@ -69,6 +70,10 @@ func (s *store) opened() bool {
 	return false
 }
 
+// wakes is how long before opening head office begins to ask for the day before: mostly
+// in vain.
+const wakes = 8 * time.Hour
+
 // trade plans a day of the people and tills around a PC.
 func (p *pc) trade(day int) {
 	w, opens := p.w, p.w.s.opens(p.store.i, day)
@@ -86,6 +91,12 @@ func (p *pc) trade(day int) {
 		at := opens.Add(time.Duration(r.Int64N(int64(openFor - 8*time.Minute))))
 		if !at.Before(w.now) {
 			w.at(at, do)
+		}
+	}
+	if before := p.w.s.opens(p.store.i, max(0, day-1)); p.main && day > 0 { // head office asks for yesterday
+		for range 2 {
+			at := opens.Add(time.Duration(r.Int64N(int64(openFor+wakes))) - wakes)
+			w.at(at, func() { w.askForCertificate(p.store, p.store.rule().Day(before)) })
 		}
 	}
 	for _, t := range p.tills {
