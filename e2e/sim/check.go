@@ -45,19 +45,12 @@ type hole struct {
 
 func (c *checker) load() {
 	w, l := c.w, c.w.relay.ledger
-	for after := int64(0); ; {
-		page, err := l.Records(w.ctx(), chain, after, 1000)
-		if err != nil {
-			w.fail("records: %v", err)
-			return
-		}
-		if len(page) == 0 {
-			break
-		}
-		c.records, after = append(c.records, page...), page[len(page)-1].Pos
+	var err error
+	if c.records, err = w.read(l); err != nil {
+		w.fail("records: %v", err)
+		return
 	}
 	w.stats.Records = len(c.records)
-	var err error
 	if c.quarantined, err = l.Quarantined(w.ctx(), chain, 1000); err != nil {
 		w.fail("quarantine: %v", err)
 	}
@@ -76,6 +69,17 @@ func (c *checker) load() {
 			c.holes = append(c.holes, h)
 			w.stats.Skips++
 		}
+	}
+}
+
+// read reads all records of a ledger.
+func (w *world) read(l *ledger.Ledger) (all []ledger.StoredRecord, err error) {
+	for after := int64(0); ; {
+		page, err := l.Records(w.ctx(), chain, after, 1000)
+		if err != nil || len(page) == 0 {
+			return all, err
+		}
+		all, after = append(all, page...), page[len(page)-1].Pos
 	}
 }
 
