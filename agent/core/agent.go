@@ -47,6 +47,11 @@ type Options struct {
 	BootID string
 	Random io.Reader   // for epochs
 	Jitter rand.Source // of the link
+
+	// Sizes for runs of minutes that stand for weeks; 0: the journal's and the link's own.
+	SegmentBytes, ReserveBytes int64
+	RetainFor                  time.Duration
+	FeedEvery                  time.Duration
 }
 
 // An Agent is one store PC's agent. New opens it, Run runs it once.
@@ -111,6 +116,7 @@ func New(cfg Config, o Options) (*Agent, error) {
 		Dir: journalDir(cfg.Data), Origin: a.origin, BootID: o.BootID, Mono: o.Mono, Now: o.Now, Log: a.log,
 		Versions: map[string]string{"agent": o.Version}, Random: o.Random, Remark: a.signer.remark,
 		Disk: o.Disk, Index: o.Index, Inline: o.Inline,
+		SegmentBytes: o.SegmentBytes, ReserveBytes: o.ReserveBytes, RetainFor: o.RetainFor,
 	})
 	if err != nil {
 		return nil, err
@@ -130,7 +136,7 @@ func (a *Agent) wire(o Options) error {
 		o.Jitter = rand.NewPCG(rand.Uint64(), rand.Uint64())
 	}
 	a.sender = link.NewSender(a.journal, replica{a.journal, a}, []string{protocol.FeedConfig},
-		link.Options{Version: a.version, Now: a.now, RelayTime: a.heardTime}, rand.New(o.Jitter))
+		link.Options{Version: a.version, Now: a.now, RelayTime: a.heardTime, FeedEvery: o.FeedEvery}, rand.New(o.Jitter))
 	registry := catalog.Registry()
 	for _, d := range a.cfg.Devices {
 		entry := registry[d.Driver]

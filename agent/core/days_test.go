@@ -184,3 +184,29 @@ func TestTheJournalOfAFormerAgentIsSetAside(t *testing.T) {
 		t.Errorf("what was set aside is not whole: %v", err)
 	}
 }
+
+func TestAFormerJournalShowsNoAck(t *testing.T) {
+	d := newDesk(t, time.Date(2026, 11, 20, 12, 0, 0, 0, time.UTC))
+	d.rollOver()
+	source := Former(d.journal, d.origin)
+	oldest, _ := source.Heads()
+	batch, err := source.Read(oldest, 10, 1<<20)
+	if err != nil || batch.Of == nil || *batch.Of != d.origin || len(batch.Records) == 0 {
+		t.Fatalf("batch %+v, %v, want records of %s", batch, err, d.origin)
+	}
+	mark := protocol.Mark{Epoch: batch.Epoch, Through: batch.Last(), Hash: batch.Prev}
+	for _, r := range batch.Records {
+		mark.Hash = r.Hash(mark.Hash)
+	}
+	if err := source.Acked(mark, 3); err != nil {
+		t.Fatal(err)
+	}
+	if oldest, _ := source.Heads(); oldest.Seq != 0 {
+		t.Errorf("%s waits, want nothing", oldest)
+	}
+	// The ledger holds these records beside its streams: a mark in the hello would look like
+	// one of a ledger that has been restored.
+	if last, incarnation := source.LastAck(); last != nil || incarnation != 3 {
+		t.Errorf("last ack %+v of incarnation %d, want none of 3", last, incarnation)
+	}
+}

@@ -92,7 +92,7 @@ func drain(ctx context.Context, cfg Config, o Options, dir string, dial dialler,
 	ctx, cancel := context.WithCancel(ctx)
 	ran := make(chan error, 1)
 	go func() { ran <- j.Run(ctx) }()
-	sender := link.NewSender(former{j, of}, j, nil, link.Options{Version: o.Version}, rand.New(rand.NewPCG(rand.Uint64(), rand.Uint64())))
+	sender := link.NewSender(Former(j, of), j, nil, link.Options{Version: o.Version}, rand.New(rand.NewPCG(rand.Uint64(), rand.Uint64())))
 	kept := make(chan error, 1)
 	go func() { kept <- link.Keep(ctx, dial, cfg.Relays, sender, link.KeepOptions{Log: o.Log}) }()
 	err = untilDelivered(ctx, j, func(waiting int64) {
@@ -120,7 +120,10 @@ func untilDelivered(ctx context.Context, j *journal.Journal, tell func(waiting i
 	}
 }
 
-// former is another agent's journal as a Source: each batch says whose it is.
+// Former is the journal of another agent, of, as a Source for the agent that delivers it:
+// each batch says whose it is.
+func Former(j *journal.Journal, of protocol.Origin) link.Source { return former{j, of} }
+
 type former struct {
 	*journal.Journal
 	of protocol.Origin
@@ -135,7 +138,11 @@ func (f former) Read(from protocol.Position, maxRecords, maxBytes int) (protocol
 
 // LastAck implements link.Source: what a former agent's acks say means nothing to a relay
 // that knows this connection as another agent's; it would take its own ledger for restored.
-func (f former) LastAck() (*protocol.Mark, int64) { return nil, 0 }
+// The incarnation is kept: a ledger that was restored gets everything again.
+func (f former) LastAck() (*protocol.Mark, int64) {
+	_, incarnation := f.Journal.LastAck()
+	return nil, incarnation
+}
 
 // Fork implements link.Source: records that are delivered for another agent have no stream
 // to fork.

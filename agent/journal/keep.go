@@ -161,7 +161,7 @@ func (j *Journal) pack(s *segment) error {
 	}
 	size := int64(0)
 	err = replaceFile(j.opt.Disk, j.segmentPath(s.ord, true), func(w io.Writer) error {
-		z, err := zstd.NewWriter(w, zstd.WithEncoderConcurrency(1), zstd.WithLowerEncoderMem(true))
+		z, err := zstd.NewWriter(w, zstd.WithEncoderConcurrency(1), zstd.WithLowerEncoderMem(true), zstd.WithWindowSize(windowFor(len(data))))
 		if err != nil {
 			return err
 		}
@@ -182,6 +182,16 @@ func (j *Journal) pack(s *segment) error {
 	defer j.mu.Unlock()
 	s.packed, s.size, s.since = true, size, j.opt.Now()
 	return nil
+}
+
+// windowFor is the encoder's window for so many bytes: one that holds them all, up to that of
+// a segment, since the encoder takes memory for several of it.
+func windowFor(n int) int {
+	window := zstd.MinWindowSize
+	for window < n && window < 4<<20 {
+		window *= 2
+	}
+	return window
 }
 
 // purge takes keys off the index that have expired and whose records are acknowledged.

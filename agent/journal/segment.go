@@ -1,6 +1,7 @@
 package journal
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -152,30 +153,39 @@ func parseSegmentName(name string) (ord uint64, packed, ok bool) {
 }
 
 // readSegment reads the first limit bytes of a segment, unpacked; all of it for limit < 0.
-// The caller holds files.
+// Of a packed one that is damaged it gives what can be unpacked, which may be nothing: the
+// frames' checksums and the numbers that are missed tell. The caller holds files.
 func (j *Journal) readSegment(ord uint64, packed bool, limit int64) ([]byte, error) {
-	f, err := j.opt.Disk.Open(j.segmentPath(ord, packed))
+	if packed {
+		return j.unpackSegment(ord, limit)
+	}
+	f, err := j.opt.Disk.Open(j.segmentPath(ord, false))
 	if err != nil {
 		return nil, err
 	}
 	defer f.Close()
-	var r io.Reader = f
-	if packed {
-		z, err := zstd.NewReader(f, zstd.WithDecoderConcurrency(1), zstd.WithDecoderLowmem(true))
-		if err != nil {
-			return nil, err
-		}
-		defer z.Close()
-		r = z
+	return io.ReadAll(limited(f, limit))
+}
+
+func (j *Journal) unpackSegment(ord uint64, limit int64) ([]byte, error) {
+	file, err := readFile(j.opt.Disk, j.segmentPath(ord, true))
+	if err != nil {
+		return nil, err
 	}
-	if limit >= 0 {
-		r = io.LimitReader(r, limit)
+	z, err := zstd.NewReader(bytes.NewReader(file), zstd.WithDecoderConcurrency(1), zstd.WithDecoderLowmem(true))
+	if err != nil {
+		return nil, err
 	}
-	data, err := io.ReadAll(r)
-	if packed && err != nil && len(data) > 0 {
-		err = nil // a damaged end: what could be unpacked is told apart by the frames' checksums
+	defer z.Close()
+	data, _ := io.ReadAll(limited(z, limit)) // an error is damage: the file itself was read
+	return data, nil
+}
+
+func limited(r io.Reader, limit int64) io.Reader {
+	if limit < 0 {
+		return r
 	}
-	return data, err
+	return io.LimitReader(r, limit)
 }
 
 // headerOf reads the header out of the first bytes of a segment: where it stands first, or

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
+	"net/http"
 	"slices"
 	"time"
 
@@ -36,6 +37,8 @@ type Options struct {
 	Log    *slog.Logger     // nil = nothing is logged
 	Now    func() time.Time // nil = time.Now
 	Random func() float64   // in [0, 1), for the jitter; nil = math/rand
+
+	Transport http.RoundTripper // to the receivers; nil = HTTP over the network
 
 	LeaseTTL time.Duration // how long a relay that died keeps its connectors; 0 = 15 s
 	Timeout  time.Duration // of one attempt; 0 = 15 s
@@ -92,7 +95,7 @@ func New(opts Options, connectors ...Config) (*Runner, error) {
 		if c.GiveUp == 0 {
 			c.GiveUp = 24 * time.Hour
 		}
-		hook, err := newWebhook(opts.Chain, c, opts.Timeout, opts.Now)
+		hook, err := newWebhook(opts, c)
 		if err != nil {
 			return nil, fmt.Errorf("connector %s: %w", c.Name, err)
 		}
@@ -110,6 +113,21 @@ func (r *Runner) Run(ctx context.Context) error {
 		g.Go(func() error { l.run(ctx); return nil })
 	}
 	return g.Wait()
+}
+
+// Round delivers what the chain holds now, one connector after the other, on the caller's
+// goroutine: for simulations, in place of Run. It never waits: where Run would, the round of
+// that connector ends, and next is when to call again at the latest; zero = when the chain
+// has moved. An error is the ledger's.
+func (r *Runner) Round(ctx context.Context) (next time.Time, err error) {
+	for _, l := range r.lines {
+		at, failure := l.round(ctx)
+		err = errors.Join(err, failure)
+		if next.IsZero() || !at.IsZero() && at.Before(next) {
+			next = at
+		}
+	}
+	return next, err
 }
 
 // A State is how a connector stands. What the ledger knows (Cursor, Lag, DeadLetters) is the

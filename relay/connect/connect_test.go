@@ -414,8 +414,8 @@ func TestHUB04TheMessageIsTheRecordWithItsExactBody(t *testing.T) {
 	if string(m.Body) != want {
 		t.Errorf("body\n got %s\nwant %s", m.Body, want)
 	}
-	// Computed apart, in Python: sha256 of the length-prefixed chain, agent, epoch, and seq.
-	if want := "msg_e2ea004464e72640bb87840a96ff95cc"; m.ID != want {
+	// Computed apart, in Python: sha256 of the length-prefixed chain, agent and epoch, seq, and the body's sha256.
+	if want := "msg_b7e230df4b4fc1b640f8b3cc1203665b"; m.ID != want {
 		t.Errorf("webhook-id %s, want %s: it must never change", m.ID, want)
 	}
 }

@@ -10,6 +10,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/storelay/storelay/protocol/mutant"
 	"github.com/storelay/storelay/relay/ledger"
 )
 
@@ -30,7 +31,8 @@ type line struct {
 	config Config
 	hook   *webhook
 	log    *slog.Logger
-	resume chan struct{} // a value wakes a paused connector
+	resume chan struct{}       // a value wakes a paused connector
+	rest   func(time.Duration) // set during a round, which ends where Run would wait
 
 	mu       sync.Mutex // guards what follows
 	seen     State
@@ -121,16 +123,11 @@ func (l *line) deliverAll(ctx context.Context) error {
 		return err
 	}
 	for {
-		head, incarnation, err := l.opts.Ledger.Head(ctx, l.opts.Chain)
-		if err != nil {
-			return fmt.Errorf("read head: %w", err)
+		var none bool
+		if cursor, none, err = l.deliverNext(ctx, cursor); err != nil {
+			return err
 		}
-		cursor = carry(cursor, head, incarnation)
-		records, err := l.opts.Ledger.Records(ctx, l.opts.Chain, cursor.Pos, pageSize)
-		if err != nil {
-			return fmt.Errorf("read records after %d: %w", cursor.Pos, err)
-		}
-		if len(records) == 0 {
+		if none {
 			wait := time.NewTimer(pollEvery)
 			select {
 			case _, open := <-moved:
@@ -144,12 +141,53 @@ func (l *line) deliverAll(ctx context.Context) error {
 			if ctx.Err() != nil {
 				return ctx.Err()
 			}
-			continue
-		}
-		if cursor, err = l.deliverPage(ctx, cursor, records); err != nil {
-			return err
 		}
 	}
+}
+
+// deliverNext delivers the next page behind the cursor; none says that there is nothing.
+func (l *line) deliverNext(ctx context.Context, cursor ledger.Cursor) (next ledger.Cursor, none bool, err error) {
+	head, incarnation, err := l.opts.Ledger.Head(ctx, l.opts.Chain)
+	if err != nil {
+		return cursor, false, fmt.Errorf("read head: %w", err)
+	}
+	cursor = carry(cursor, head, incarnation)
+	records, err := l.opts.Ledger.Records(ctx, l.opts.Chain, cursor.Pos, pageSize)
+	if err != nil {
+		return cursor, false, fmt.Errorf("read records after %d: %w", cursor.Pos, err)
+	}
+	if len(records) == 0 {
+		return cursor, true, nil
+	}
+	cursor, err = l.deliverPage(ctx, cursor, records)
+	return cursor, false, err
+}
+
+// round takes the lease and delivers until there is nothing more, or until it would have to
+// wait, and says when to go on.
+func (l *line) round(ctx context.Context) (next time.Time, err error) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	l.rest = func(d time.Duration) {
+		next = l.opts.Now().Add(d)
+		cancel()
+	}
+	defer func() { l.rest = nil }()
+	asked := l.opts.Now()
+	mine, err := l.lease(ctx, l.opts.LeaseTTL)
+	if err != nil || !mine {
+		return asked.Add(l.opts.LeaseTTL), err
+	}
+	l.hold(asked.Add(l.opts.LeaseTTL))
+	defer l.hold(time.Time{})
+	cursor, err := l.begin(ctx)
+	for none := false; err == nil && !none; {
+		cursor, none, err = l.deliverNext(ctx, cursor)
+	}
+	if !next.IsZero() && errors.Is(err, context.Canceled) {
+		err = nil
+	}
+	return next, err
 }
 
 // begin reads the durable cursor, or makes one for a connector that is new.
@@ -186,6 +224,11 @@ func (l *line) deliverPage(ctx context.Context, cursor ledger.Cursor, records []
 	unsaved := 0
 	for i := range records {
 		r := &records[i]
+		if mutant.On(mutant.CursorFirst) {
+			if err := l.save(ctx, ledger.Cursor{Incarnation: cursor.Incarnation, Pos: r.Pos}); err != nil {
+				return cursor, err
+			}
+		}
 		if l.config.wants(r) {
 			letter, err := l.deliver(ctx, r)
 			if err != nil {
@@ -275,6 +318,9 @@ func (l *line) pause(ctx context.Context, reason string) error {
 	case <-l.resume: // one that was sent before the pause
 	default:
 	}
+	if l.rest != nil {
+		l.rest(pauseFor)
+	}
 	wait := time.NewTimer(pauseFor)
 	defer wait.Stop()
 	select {
@@ -289,6 +335,9 @@ func (l *line) pause(ctx context.Context, reason string) error {
 
 // sleep waits for d or the end of ctx.
 func (l *line) sleep(ctx context.Context, d time.Duration) {
+	if l.rest != nil {
+		l.rest(d)
+	}
 	wait := time.NewTimer(d)
 	defer wait.Stop()
 	select {

@@ -62,30 +62,34 @@ type webhook struct {
 	multiplexed atomic.Bool
 }
 
-func newWebhook(chain string, c Config, timeout time.Duration, now func() time.Time) (*webhook, error) {
+func newWebhook(o Options, c Config) (*webhook, error) {
 	signer, err := webhooks.NewWebhook(c.Secret)
 	if err != nil {
 		return nil, errors.New("the secret is not base64") // the library's error repeats part of it
 	}
+	if o.Transport == nil {
+		o.Transport = &http.Transport{
+			Proxy:                  http.ProxyFromEnvironment,
+			DialContext:            (&net.Dialer{Timeout: o.Timeout}).DialContext,
+			TLSClientConfig:        &tls.Config{MinVersion: tls.VersionTLS12, ClientSessionCache: tls.NewLRUClientSessionCache(8)},
+			MaxIdleConns:           2,
+			IdleConnTimeout:        90 * time.Second,
+			MaxResponseHeaderBytes: maxAnswer,
+			ForceAttemptHTTP2:      true,
+		}
+	}
 	return &webhook{
-		chain: chain, url: c.URL, signer: signer, timeout: timeout, now: now,
+		chain: o.Chain, url: c.URL, signer: signer, timeout: o.Timeout, now: o.Now,
 		client: &http.Client{
-			Transport: &http.Transport{
-				Proxy:                  http.ProxyFromEnvironment,
-				DialContext:            (&net.Dialer{Timeout: timeout}).DialContext,
-				TLSClientConfig:        &tls.Config{MinVersion: tls.VersionTLS12, ClientSessionCache: tls.NewLRUClientSessionCache(8)},
-				MaxIdleConns:           2,
-				IdleConnTimeout:        90 * time.Second,
-				MaxResponseHeaderBytes: maxAnswer,
-				ForceAttemptHTTP2:      true,
-			},
+			Transport:     o.Transport,
 			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 		},
 	}, nil
 }
 
 // messageID is the record's idempotency key: it depends on where the agent accepted the record
-// first and on nothing that a retry, a fork, another relay or a restored ledger would change.
+// first, on its body, and on nothing that a retry, a fork, another relay or a restored ledger
+// would change. Where a disk was cloned or rolled back two records have one place.
 func messageID(chain string, r *ledger.StoredRecord) string {
 	epoch, seq := r.Epoch, r.Seq
 	if r.Was != nil {
@@ -95,7 +99,8 @@ func messageID(chain string, r *ledger.StoredRecord) string {
 	for _, s := range []string{chain, r.Agent, string(epoch)} {
 		key = append(binary.BigEndian.AppendUint32(key, uint32(len(s))), s...)
 	}
-	sum := sha256.Sum256(binary.BigEndian.AppendUint64(key, seq))
+	body := sha256.Sum256(r.Body)
+	sum := sha256.Sum256(append(binary.BigEndian.AppendUint64(key, seq), body[:]...))
 	return "msg_" + hex.EncodeToString(sum[:16])
 }
 

@@ -19,6 +19,17 @@ func TestAForkKeepsTheIDOfAMessage(t *testing.T) {
 	}
 }
 
+// Two disks that were one, or one that was rolled back, accept two records at one place: the
+// receiver must not take the second for a repeat.
+func TestTwoRecordsOfOnePlaceHaveTwoIDs(t *testing.T) {
+	epoch := protocol.Epoch(strings.Repeat("1", 32))
+	one := ledger.StoredRecord{Agent: "pc", Epoch: epoch, Seq: 5, Body: []byte(`{"n":1}`)}
+	other := ledger.StoredRecord{Agent: "pc", Epoch: protocol.Epoch(strings.Repeat("2", 32)), Seq: 2, Body: []byte(`{"n":2}`), Was: &protocol.Was{Epoch: epoch, Seq: 5}}
+	if a, b := messageID("demo", &one), messageID("demo", &other); a == b {
+		t.Errorf("both have id %s", a)
+	}
+}
+
 func TestBackoffDoublesUpToItsBoundWithJitter(t *testing.T) {
 	most, least := func() float64 { return 0 }, func() float64 { return 0.999999 }
 	for attempts, want := range map[int]time.Duration{1: time.Second, 2: 2 * time.Second, 5: 16 * time.Second, 9: 256 * time.Second, 10: 5 * time.Minute, 1000: 5 * time.Minute} {

@@ -344,13 +344,14 @@ func (d *Disk) SyncDir(dir string) error {
 		return err
 	}
 	if !d.Lies {
-		for _, name := range d.sorted(d.names, d.synced) {
-			if filepath.Dir(name) != filepath.Clean(dir) {
-				continue
-			}
-			if n := d.names[name]; n != nil {
+		dir = filepath.Clean(dir)
+		for name, n := range d.names {
+			if filepath.Dir(name) == dir {
 				d.synced[name] = n
-			} else {
+			}
+		}
+		for name := range d.synced {
+			if d.names[name] == nil && filepath.Dir(name) == dir {
 				delete(d.synced, name)
 			}
 		}
