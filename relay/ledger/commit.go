@@ -166,6 +166,9 @@ func (g *group) decide(ctx context.Context, t tx, j *job) error {
 		}
 	}
 	j.answer = g.answer(protocol.VerdictAck, s)
+	if n := len(j.items); n > 0 && j.last() <= s.through && mutant.On(mutant.DedupeOnSeq) {
+		j.answer.Through, j.answer.Hash = j.last(), j.items[n-1].hash
+	}
 	return nil
 }
 
