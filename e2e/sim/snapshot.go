@@ -94,7 +94,7 @@ func (p *pc) snap() (snapshot, bool) {
 // resume lets a snapshot go on: in the PC's place, with the line or without; or beside it, as
 // another PC with tills of its own.
 func (w *world) resume(p *pc, s snapshot, how int64) {
-	const alone = 12 * time.Minute
+	const alone = 25 * time.Minute
 	switch {
 	case how == 2 && p.store.copy == nil:
 		twin, err := w.newPC(p.store, p.origin, "twin")

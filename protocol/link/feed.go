@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/storelay/storelay/protocol"
+	"github.com/storelay/storelay/protocol/mutant"
 )
 
 // A feed is asked for when it is due.
@@ -62,7 +63,7 @@ func (s *Sender) page(now time.Time, page *protocol.FeedPage) error {
 		if err != nil {
 			return fmt.Errorf("read cursor of feed %s: %w", f.name, err)
 		}
-		if page.From != before && !page.Reset {
+		if page.From != before && !page.Reset && !mutant.On(mutant.ApplyPageTwice) {
 			return nil
 		}
 		if err := s.replica.Apply(*page); errors.Is(err, ErrFull) {
