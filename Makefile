@@ -6,7 +6,7 @@ LDFLAGS := -s -w -X main.version=$(VERSION)
 GOBUILD := CGO_ENABLED=0 go build -trimpath -ldflags "$(LDFLAGS)"
 LINT_VERSION := v2.15.0
 
-.PHONY: build demo test check lint fuzz bench powercut dist clean
+.PHONY: build demo test check lint fuzz bench sim powercut dist clean
 
 build: ## both programs, in bin/
 	@$(GOBUILD) -o bin/storelay-agent ./agent
@@ -40,6 +40,12 @@ fuzz: ## every fuzz target for FUZZTIME
 
 bench: need-postgresql ## every benchmark, with its yardstick in the same run
 	go test -run '^$$' -bench . -benchtime 2s ./...
+
+RUNS ?= 1000
+SEED ?=
+FILE ?=
+sim: ## the whole chain on a virtual clock: SEED=n one run, RUNS=n many, FILE=f a kept schedule
+	@go run ./e2e/sim/run $(if $(FILE),-file $(FILE),$(if $(SEED),-seed $(SEED) $(if $(V),-v),-runs $(RUNS)))
 
 CUTS ?= 20
 POWERCUT ?= .

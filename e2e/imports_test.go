@@ -47,6 +47,8 @@ var rooms = map[string][]string{
 	"e2e/chain":                 {"..."},
 	"e2e/demo":                  {"..."},
 	"e2e/powercut":              {"..."},
+	"e2e/sim":                   {"..."},
+	"e2e/sim/run":               {"e2e/sim"},
 }
 
 // owners are the rooms that may import a third-party module (by prefix).

@@ -36,7 +36,9 @@ type Batch struct {
 	Prev    Hash     `json:"prev"`           // hash of record First-1, or the genesis hash; unknown (zero) is allowed before a skip
 	Skip    *Skip    `json:"skip,omitempty"` // Records begin behind it, and may be none
 	Records []Record `json:"records"`
-	Raw     []byte   `json:"raw,omitempty"` // one record's JSON that the relay could not read, instead of Records
+	// Raw is one record's JSON that the relay could not read, instead of Records. Skip stands
+	// for it, with its hash, should that not be read either: nothing may block a store.
+	Raw []byte `json:"raw,omitempty"`
 	// Of names the agent whose records these are when another agent of its chain delivers
 	// them on its behalf (drain): they are quarantined, whatever stands in the ledger.
 	Of *Origin `json:"of,omitempty"`
@@ -56,6 +58,7 @@ type Skip struct {
 const (
 	SkipDamaged = "damaged" // the disk lost them
 	SkipTrimmed = "trimmed" // retention dropped them: they had been acknowledged once
+	SkipUnread  = "unread"  // the relay cannot read the record: it is kept as it came, in quarantine
 )
 
 // Encode writes the batch with every body as its exact bytes.
@@ -111,8 +114,8 @@ func DecodeBatch(data []byte) (Batch, error) {
 	switch {
 	case b.Skip == nil && (len(b.Records) == 0) == (b.Raw == nil):
 		faults.Add("records", "", "want records or raw, and not both")
-	case b.Skip != nil && b.Raw != nil:
-		faults.Add("raw", "", "a raw record stands alone")
+	case b.Skip != nil && b.Raw != nil && (len(b.Records) > 0 || b.Skip.To != b.Skip.From):
+		faults.Add("raw", "", "a raw record stands alone, and its skip is over it alone")
 	case b.Skip != nil && (b.Skip.From != b.First || b.Skip.To < b.Skip.From || b.Skip.To > 1<<62):
 		faults.Add("skip", "", "%d to %d is no stretch that begins at first, %d", b.Skip.From, b.Skip.To, b.First)
 	case b.Skip != nil && b.Skip.Seal != nil && b.Skip.Seal.Before != nil && !b.Skip.Seal.Before.Epoch.Valid():

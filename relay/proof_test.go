@@ -1,8 +1,10 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"database/sql"
+	"encoding/pem"
 	"errors"
 	"os"
 	"path/filepath"
@@ -87,6 +89,26 @@ func TestVerifySaysWhatACertificateStates(t *testing.T) {
 	text, err = output(t, "roster", "list", "-config", config, "-chain", "demo", "-store", "0001", "-day", "2026-03-02")
 	if err != nil || !strings.Contains(text, "pc-1") {
 		t.Errorf("roster: %s, %v", text, err)
+	}
+}
+
+func TestIssueKeepsTheCertificateForWhatTheAgentWillSign(t *testing.T) {
+	config, _, _ := setUp(t)
+	db, err := sql.Open("sqlite", "file:"+filepath.Join(filepath.Dir(config), "data", "relay.db"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer db.Close()
+	var der []byte
+	if err := db.QueryRow("SELECT der FROM agent_certificates WHERE store = '0001' AND agent = 'pc-1'").Scan(&der); err != nil {
+		t.Fatal(err)
+	}
+	text, err := os.ReadFile(filepath.Join(filepath.Dir(config), "identity", "agent.crt"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if block, _ := pem.Decode(text); !bytes.Equal(block.Bytes, der) {
+		t.Error("another certificate is kept than was issued")
 	}
 }
 

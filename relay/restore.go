@@ -34,6 +34,7 @@ func backup(ctx context.Context, args []string) error {
 func restore(ctx context.Context, args []string) error {
 	set, file := flags("restore")
 	from := set.String("from", "", "`file` that backup has written; it replaces the embedded database")
+	above := set.Int64("above", 0, "with -raise: an `incarnation` that agents have seen, as the alarm olderLedger says")
 	raise := set.Bool("raise", false, "the database was restored by its own tools: only raise its incarnation and apply the deny list")
 	cfg, err := load(set, file, args)
 	if err != nil {
@@ -48,7 +49,7 @@ func restore(ctx context.Context, args []string) error {
 	}
 	options := ledger.Options{Log: config.Logger(cfg.Log, os.Stderr)}
 	if *raise {
-		return raised(ctx, cfg, denied, options)
+		return raised(ctx, cfg, *above, denied, options)
 	}
 	done, err := ledger.Restore(ctx, cfg.Database, *from, denied, options)
 	if errors.Is(err, ledger.ErrInUse) {
@@ -63,7 +64,7 @@ func restore(ctx context.Context, args []string) error {
 	return nil
 }
 
-func raised(ctx context.Context, cfg core.Config, denied []protocol.Origin, options ledger.Options) error {
+func raised(ctx context.Context, cfg core.Config, above int64, denied []protocol.Origin, options ledger.Options) error {
 	led, err := ledger.Open(ctx, cfg.Database, options)
 	if err != nil {
 		return err
@@ -72,7 +73,7 @@ func raised(ctx context.Context, cfg core.Config, denied []protocol.Origin, opti
 	if err := led.Revoke(ctx, denied...); err != nil {
 		return err
 	}
-	incarnation, err := led.Raise(ctx)
+	incarnation, err := led.Raise(ctx, above)
 	if err != nil {
 		return err
 	}

@@ -264,6 +264,7 @@ func (j *Journal) write(g *group) error {
 	}
 	if j.w.f == nil {
 		if err := j.beginSegment(total); err != nil {
+			j.refused.Store(true)
 			return err
 		}
 		fresh = true
@@ -283,6 +284,7 @@ func (j *Journal) write(g *group) error {
 		j.fail(fresh)
 		return fmt.Errorf("write group: %w", err)
 	}
+	j.refused.Store(false)
 	j.w.off += total
 	j.w.n++
 	g.n = j.w.n
@@ -318,6 +320,7 @@ func (j *Journal) beginSegment(group int64) error {
 // fail ends the segment and the epoch after a failed write or sync. The file is not touched
 // again: the next segment's header says where it ends, or that it never was.
 func (j *Journal) fail(fresh bool) {
+	j.refused.Store(true)
 	j.w.f.Close()
 	j.w.f = nil
 	if fresh {

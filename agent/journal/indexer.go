@@ -128,13 +128,16 @@ func (j *Journal) ackedOf(ord uint64) uint64 {
 	return 0
 }
 
-// indexAcks writes the acks that wait and takes what they cover off the index.
+// indexAcks writes the acks that wait and takes what they cover off the index. While the disk
+// is full to the brim, or has refused the journal's own newest write, they wait in memory,
+// since Badger is of no use any more after a write of its own that failed. The keeper comes
+// back to them.
 func (j *Journal) indexAcks() error {
 	type work struct {
 		ack
 		gone uint64
 	}
-	if s, err := j.space(); err == nil && s.brimful() { // they wait in memory; the keeper comes back to them
+	if s, err := j.space(); err == nil && s.brimful() || j.refused.Load() {
 		return nil
 	}
 	var todo []work

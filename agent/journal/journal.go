@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -67,6 +68,8 @@ type Journal struct {
 	lock     io.Closer
 	db       *index
 	datasync func(File) error // File.Datasync; tests let it fail
+
+	refused atomic.Bool // the disk has refused the newest group
 
 	queue   queue
 	groups  chan *group   // committer to indexer, in order

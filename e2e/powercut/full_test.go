@@ -197,6 +197,10 @@ func TestOnAReadOnlyDiskTheAgentEndsWhenItIsTold(t *testing.T) {
 	if err := r.store.Agent.Stop(); err != nil && strings.Contains(err.Error(), "still running") { // how it ends is another matter
 		t.Error(err)
 	}
+	r.disk.repair()
+	if !r.starts() {
+		t.Errorf("the agent does not start on the repaired disk; its log ends:\n%s", tail(r.logged()))
+	}
 }
 
 // fail lets the kernel find an error in the file system.

@@ -2,6 +2,7 @@ package sim
 
 import (
 	"crypto/x509"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -23,6 +24,7 @@ type line struct {
 type end struct {
 	w      *world
 	name   string
+	pc     *pc
 	line   *line
 	origin protocol.Origin
 	cert   *x509.Certificate
@@ -42,7 +44,7 @@ func (w *world) newEnd(name string, p *pc, sender *link.Sender, life int, heard 
 	if err != nil {
 		w.fail("harness: %v", err)
 	}
-	return &end{w: w, name: name, line: &p.store.line, origin: p.origin, cert: cert, sender: sender, r: w.random("line of "+name, life), heard: heard}
+	return &end{w: w, name: name, pc: p, line: &p.store.line, origin: p.origin, cert: cert, sender: sender, r: w.random("line of "+name, life), heard: heard}
 }
 
 const (
@@ -162,7 +164,11 @@ func (e *end) down(topic link.Topic, payload []byte) {
 		return
 	}
 	now := e.w.now
+	before, known := e.cursor()
 	err := e.sender.Received(now, topic, payload)
+	if after, still := e.cursor(); known && still && after < before && !beginsAnew(payload) {
+		e.w.fail("%s: a page took the feed back from %d to %d", e.name, before, after)
+	}
 	e.heard(func(s *link.Sender) { _ = s.Received(now, topic, payload) })
 	if e.closed {
 		return
@@ -175,6 +181,22 @@ func (e *end) down(topic link.Topic, payload []byte) {
 		e.pause = 0
 	}
 	e.step()
+}
+
+// cursor is how far the PC has applied head office's settings; false while it is down.
+func (e *end) cursor() (int64, bool) {
+	if e.pc.agent == nil {
+		return 0, false
+	}
+	at, err := e.pc.agent.Journal().Cursor(protocol.FeedConfig)
+	return at, err == nil
+}
+
+// beginsAnew says whether a payload begins a snapshot of a feed; one that is packed is no page of
+// settings.
+func beginsAnew(payload []byte) bool {
+	var down protocol.Down
+	return json.Unmarshal(payload, &down) != nil || down.Page != nil && down.Page.Reset
 }
 
 // travel lets something arrive once, twice, late or never.

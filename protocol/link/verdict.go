@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/storelay/storelay/protocol"
+	"github.com/storelay/storelay/protocol/mutant"
 )
 
 const (
@@ -95,5 +96,8 @@ func (s *Sender) gap(a *protocol.Answer) {
 		return
 	}
 	s.gapped = from
+	if mutant.On(mutant.KeepOldMarks) {
+		from = protocol.Position{}
+	}
 	s.rewind(from)
 }

@@ -104,7 +104,9 @@ func (s *Sender) batch() (Out, bool, error) {
 		f.last, f.whole = batch.Last(), len(batch.Records) == 0 || len(batch.Records) == 1 && !f.skip
 		out := batch
 		if raw {
-			out.Raw, out.Records = batch.Records[0].AppendJSON(nil), nil
+			r := &batch.Records[0]
+			out.Raw, out.Records = r.AppendJSON(nil), nil
+			out.Skip = &protocol.Skip{From: r.Seq, To: r.Seq, Hash: r.Hash(batch.Prev), Reason: protocol.SkipUnread}
 		}
 		payload, err := s.pack.pack(out.Encode())
 		if err != nil {

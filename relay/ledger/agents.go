@@ -132,6 +132,7 @@ const (
 	AlarmUnknownAgent = "unknownAgent" // a valid certificate without a row
 	AlarmHole         = "hole"         // records that were accepted are lost
 	AlarmClock        = "clock"        // the PC's clock is far from the relay's
+	AlarmOlderLedger  = "olderLedger"  // the agent has seen a later incarnation of this ledger
 )
 
 // An Alarm is something about an agent that a person must look at. All its records are

@@ -193,8 +193,8 @@ type quarantineKey struct {
 	hash protocol.Hash
 }
 
-// quarantineRaw keeps what could not be read at all. Its stream does not move: the hash of a
-// record that cannot be read is not known.
+// quarantineRaw keeps what could not be read at all, beside its stream: that moves over it by
+// a hole, if the agent says its hash.
 func (g *group) quarantineRaw(j *job) {
 	if !j.epoch.Valid() || int64(j.first) <= 0 {
 		return
@@ -207,7 +207,7 @@ func (g *group) quarantineRaw(j *job) {
 	g.quarantining[place] = 0
 	g.lastQuarantined++
 	g.changes.quarantined.add(g.id, g.lastQuarantined, int64(0), int64(j.first), whose.Store, whose.Agent, string(j.epoch),
-		"", "", causeRaw, storable(j.refuse), g.at0, []byte{}, j.raw)
+		"", "", causeRaw, storable("cannot be read: "+j.unread), g.at0, []byte{}, j.raw)
 }
 
 // nullable keeps nil nil when it becomes an argument.

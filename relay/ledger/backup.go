@@ -158,7 +158,7 @@ func (r *restore) raise(ctx context.Context, seen int64, denied []protocol.Origi
 	if err := l.Revoke(ctx, denied...); err != nil {
 		return 0, err
 	}
-	return l.raiseAbove(ctx, seen)
+	return l.Raise(ctx, seen)
 }
 
 // clean removes the copy and what belongs to it.

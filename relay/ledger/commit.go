@@ -166,6 +166,9 @@ func (g *group) decide(ctx context.Context, t tx, j *job) error {
 		}
 	}
 	j.answer = g.answer(protocol.VerdictAck, s)
+	if n := len(j.items); n > 0 && j.last() <= s.through && mutant.On(mutant.DedupeOnSeq) {
+		j.answer.Through, j.answer.Hash = j.last(), j.items[n-1].hash
+	}
 	return nil
 }
 
@@ -185,6 +188,9 @@ func (g *group) advance(ctx context.Context, t tx, j *job, s *stream, fresh []*i
 	if j.skip != nil && j.skip.To > s.through {
 		if err := g.skip(ctx, t, j, s); err != nil {
 			return false, err
+		}
+		if j.raw != nil {
+			g.quarantineRaw(j)
 		}
 	}
 	for _, it := range fresh {

@@ -72,11 +72,15 @@ func newJob(from protocol.Origin, batch *protocol.Batch) *job {
 		if err == nil && len(r.Body) == 0 {
 			err = fmt.Errorf("body: missing")
 		}
-		if err != nil {
-			j.refuse, j.raw = fmt.Sprintf("record %d of epoch %s cannot be read: %v", batch.First, batch.Epoch, err), batch.Raw
+		switch {
+		case err == nil:
+			records, j.skip = []protocol.Record{r}, nil
+		case j.skip == nil || j.of != nil || j.skip.To != batch.First:
+			j.refuse, j.raw, j.unread = fmt.Sprintf("record %d of epoch %s cannot be read: %v", batch.First, batch.Epoch, err), batch.Raw, err.Error()
 			return j
+		default: // a hole, beside which the record is kept as it came
+			j.raw, j.unread = batch.Raw, err.Error()
 		}
-		records = []protocol.Record{r}
 	}
 	switch {
 	case !batch.Epoch.Valid():
@@ -85,7 +89,7 @@ func newJob(from protocol.Origin, batch *protocol.Batch) *job {
 		j.refuse = fmt.Sprintf("first: out of range: %d", batch.First)
 	case (len(records) == 0 && j.skip == nil) || len(records) > protocol.MaxRecords:
 		j.refuse = fmt.Sprintf("records: want 1 to %d, got %d", protocol.MaxRecords, len(records))
-	case j.skip != nil && (j.skip.From != j.first || j.skip.To < j.skip.From || j.skip.To > 1<<62 || batch.Raw != nil):
+	case j.skip != nil && (j.skip.From != j.first || j.skip.To < j.skip.From || j.skip.To > 1<<62):
 		j.refuse = fmt.Sprintf("skip: %d to %d is no stretch that begins at first, %d", j.skip.From, j.skip.To, j.first)
 	}
 	if j.refuse != "" {

@@ -328,3 +328,47 @@ func TestADayMarkIsKeptByItsPosition(t *testing.T) {
 		}
 	})
 }
+
+// TestARecordThatNobodyCanReadBlocksNothing: it is kept as it came, its stream goes on over a
+// hole with its hash, and the same again changes nothing.
+func TestARecordThatNobodyCanReadBlocksNothing(t *testing.T) {
+	both(t, func(t *testing.T, url string) {
+		l, _ := open(t, url)
+		a := newAgent(t, "0001", "pc", 1)
+		acked(t, l, a, a.batch(seal(t, nil, false)))
+		bad := transaction(t, sale("0001", 1))
+		bad.Seq = 2
+		before := a.mark()
+		hash := bad.Hash(before.Hash)
+		raw := protocol.Batch{Epoch: a.epoch, First: 2, Prev: before.Hash, Raw: []byte(`{"seq":2,"body":`),
+			Skip: &protocol.Skip{From: 2, To: 2, Hash: hash, Reason: protocol.SkipUnread}}
+		for range 2 {
+			answer, err := l.Commit(t.Context(), a.from, raw)
+			if err != nil || answer.Verdict != protocol.VerdictAck || answer.Through != 2 || answer.Hash != hash {
+				t.Fatalf("answer %+v, %v, want an ack through 2 with its hash", answer, err)
+			}
+		}
+		if got, err := l.Quarantined(t.Context(), chain, 10); err != nil || len(got) != 1 || string(got[0].Record) != string(raw.Raw) || got[0].Seq != 2 {
+			t.Errorf("quarantine %+v, %v, want the record as it came, once", got, err)
+		}
+		if got := holes(t, url); len(got) != 1 || !strings.Contains(got[0], "unread") {
+			t.Errorf("holes %q, want one that says unread", got)
+		}
+		next := transaction(t, sale("0001", 2))
+		next.Seq = 3
+		answer, err := l.Commit(t.Context(), a.from, protocol.Batch{Epoch: a.epoch, First: 3, Prev: hash, Records: []protocol.Record{next}})
+		if err != nil || answer.Verdict != protocol.VerdictAck || answer.Through != 3 {
+			t.Errorf("the next: %+v, %v, want an ack", answer, err)
+		}
+		readable := protocol.Batch{Epoch: a.epoch, First: 4, Prev: answer.Hash, Raw: nil}
+		last := transaction(t, sale("0001", 3))
+		last.Seq = 4
+		readable.Raw, readable.Skip = last.AppendJSON(nil), &protocol.Skip{From: 4, To: 4, Hash: last.Hash(answer.Hash), Reason: protocol.SkipUnread}
+		if answer, err = l.Commit(t.Context(), a.from, readable); err != nil || answer.Through != 4 {
+			t.Errorf("one that can be read after all: %+v, %v", answer, err)
+		}
+		if rows, _, err := l.Transactions(t.Context(), ledger.TransactionQuery{Chain: chain}); err != nil || len(rows) != 2 {
+			t.Errorf("%d transactions, %v, want the two that can be read", len(rows), err)
+		}
+	})
+}

@@ -46,7 +46,7 @@ func TestWhatIsNotAppliedIsNamedAsLost(t *testing.T) {
 	both(t, func(t *testing.T, url string) {
 		s := newSubject(t, url)
 		runs := 0
-		fewer(t, url)
+		share(t, url)
 		rapid.Check(t, func(rt *rapid.T) {
 			runs++
 			w := &draw{T: rt, t: t, chain: fmt.Sprint("c", runs)}

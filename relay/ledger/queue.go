@@ -27,7 +27,8 @@ type job struct {
 	items  []*item
 	seal   *protocol.Seal // of a batch that begins an epoch; nil = it was lost and is not known
 	refuse string         // why the batch cannot be taken; "" = it can
-	raw    []byte         // a record that could not be read, beside refuse
+	raw    []byte         // a record that could not be read, beside refuse or skip
+	unread string         // why
 	again  *quarantinedRow
 
 	answer protocol.Answer

@@ -14,14 +14,10 @@ const step = 1_000_000_000
 // that no two incarnations hand out the same.
 func floorOf(incarnation int64) int64 { return (incarnation - 1) * step }
 
-// Raise raises the incarnation, and gives the new one: for a database that was restored by its
-// own tools. Other relays may commit meanwhile; each of their commits is before or after it.
-func (l *Ledger) Raise(ctx context.Context) (incarnation int64, err error) {
-	return l.raiseAbove(ctx, 0)
-}
-
-// raiseAbove raises the incarnation above the present and the given one.
-func (l *Ledger) raiseAbove(ctx context.Context, seen int64) (incarnation int64, err error) {
+// Raise raises the incarnation above the present and the given one, and gives the new one: for
+// a database that was restored by its own tools. Other relays may commit meanwhile; each of
+// their commits is before or after it.
+func (l *Ledger) Raise(ctx context.Context, seen int64) (incarnation int64, err error) {
 	for {
 		if err := l.db.read().QueryRowContext(ctx, "SELECT incarnation FROM ledger").Scan(&incarnation); err != nil {
 			return 0, fmt.Errorf("raise incarnation: %w", err)

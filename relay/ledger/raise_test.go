@@ -18,7 +18,7 @@ const billion = 1_000_000_000
 
 func raise(t *testing.T, l *ledger.Ledger, want int64) {
 	t.Helper()
-	if got, err := l.Raise(t.Context()); err != nil || got != want {
+	if got, err := l.Raise(t.Context(), 0); err != nil || got != want {
 		t.Fatalf("raise: %d, %v, want %d", got, err, want)
 	}
 }
@@ -68,7 +68,7 @@ func TestCommitsStandBeforeOrAfterARaise(t *testing.T) {
 				if err := l.FeedChange(context.Background(), chain, protocol.FeedItems, "", fmt.Sprint(i), []byte(`1`)); err != nil {
 					t.Error(err)
 				}
-				if _, err := l.Raise(context.Background()); err != nil {
+				if _, err := l.Raise(context.Background(), 0); err != nil {
 					t.Error(err)
 				}
 			}

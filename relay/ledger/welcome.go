@@ -2,6 +2,8 @@ package ledger
 
 import (
 	"context"
+	"database/sql"
+	"errors"
 	"fmt"
 	"math"
 	"time"
@@ -16,8 +18,8 @@ const maxSkew = 5 * time.Minute
 
 // Welcome answers a hello: the incarnation, the relay's time, and a mark for each epoch that
 // the hello names; an epoch that is not known stands at 0 with its genesis hash. A hello
-// that shows an ack of this incarnation above the mark proves that the ledger went back in
-// time: its incarnation is raised first. A revoked agent gets ErrRevoked. How far the agent's
+// that shows an ack of this incarnation above the mark, or of another record, proves that the
+// ledger went back in time: its incarnation is raised first. A revoked agent gets ErrRevoked. How far the agent's
 // clock is from the relay's is noted; nothing is ordered by either.
 func (l *Ledger) Welcome(ctx context.Context, from protocol.Origin, hello protocol.Hello) (protocol.Welcome, error) {
 	if err := checkOrigin(from); err != nil {
@@ -84,6 +86,11 @@ func (l *Ledger) welcome(ctx context.Context, id int64, from protocol.Origin, he
 			markStatement(asked, func(m protocol.Mark) { marks[m.Epoch] = m })); err != nil {
 			return err
 		}
+		if hello.Incarnation > w.Incarnation {
+			alarms.add(id, from.Store, from.Agent, AlarmOlderLedger, fmt.Sprintf(
+				"has seen incarnation %[1]d of this ledger, which stands at %[2]d: it was restored without `storelay-relay restore`, and the agent waits; run `storelay-relay restore -raise -above %[1]d`",
+				hello.Incarnation, w.Incarnation), now.UnixMicro())
+		}
 		if known {
 			return t.run(ctx, true, statement{rows: alarms, text: alarmInsert})
 		}
@@ -104,14 +111,36 @@ func (l *Ledger) welcome(ctx context.Context, id int64, from protocol.Origin, he
 	for _, epoch := range order {
 		w.Marks = append(w.Marks, marks[epoch])
 	}
-	if ack := hello.LastAck; ack != nil && hello.Incarnation == w.Incarnation && ack.Epoch.Valid() && ack.Through > marks[ack.Epoch].Through {
-		// Not when the ack was another agent's, whose records this one delivers.
-		var others int64
-		err := l.db.read().QueryRowContext(ctx, "SELECT count(*) FROM streams WHERE chain = $1 AND epoch = $2 AND through >= $3 AND NOT (store = $4 AND agent = $5)",
-			id, string(ack.Epoch), int64(min(ack.Through, math.MaxInt64)), from.Store, from.Agent).Scan(&others)
-		return w, others == 0, err
+	ack := hello.LastAck
+	if ack == nil || hello.Incarnation != w.Incarnation || !ack.Epoch.Valid() {
+		return w, false, nil
 	}
-	return w, false, nil
+	if ack.Through <= marks[ack.Epoch].Through { // another branch may have filled it up again
+		hash, found, err := l.hashAt(ctx, id, from, ack.Epoch, ack.Through)
+		return w, found && hash != ack.Hash, err
+	}
+	// Not when the ack was another agent's, whose records this one delivers.
+	var others int64
+	err = l.db.read().QueryRowContext(ctx, "SELECT count(*) FROM streams WHERE chain = $1 AND epoch = $2 AND through >= $3 AND NOT (store = $4 AND agent = $5)",
+		id, string(ack.Epoch), int64(min(ack.Through, math.MaxInt64)), from.Store, from.Agent).Scan(&others)
+	return w, others == 0, err
+}
+
+// hashAt is the hash of a stream through one of its records; not found where there is a hole.
+func (l *Ledger) hashAt(ctx context.Context, id int64, from protocol.Origin, epoch protocol.Epoch, seq uint64) (hash protocol.Hash, found bool, err error) {
+	var stored []byte
+	err = l.db.read().QueryRowContext(ctx, `SELECT r.hash FROM streams s JOIN records r ON r.chain = s.chain AND r.stream = s.id
+			WHERE s.chain = $1 AND s.store = $2 AND s.agent = $3 AND s.epoch = $4 AND r.seq = $5
+		UNION ALL SELECT d.hash FROM streams s JOIN duplicates d ON d.chain = s.chain AND d.stream = s.id
+			WHERE s.chain = $1 AND s.store = $2 AND s.agent = $3 AND s.epoch = $4 AND d.seq = $5
+		UNION ALL SELECT q.hash FROM quarantined q
+			WHERE q.chain = $1 AND q.store = $2 AND q.agent = $3 AND q.epoch = $4 AND q.seq = $5 AND q.stream <> 0`,
+		id, from.Store, from.Agent, string(epoch), int64(min(seq, math.MaxInt64))).Scan(&stored)
+	if errors.Is(err, sql.ErrNoRows) {
+		return hash, false, nil
+	}
+	copy(hash[:], stored)
+	return hash, err == nil, err
 }
 
 // clockDetail is coarse, so that a clock that drifts does not raise an alarm a minute.

@@ -140,11 +140,14 @@ func (s *Sink) Commit(_ context.Context, from protocol.Origin, b protocol.Batch)
 	}
 	if b.Raw != nil {
 		var r protocol.Record
-		if err := r.UnmarshalJSON(b.Raw); err != nil {
+		err := r.UnmarshalJSON(b.Raw)
+		if err != nil && b.Skip == nil {
 			return answer(protocol.VerdictRefused, st.mark(b.Epoch), err.Error())
 		}
 		s.raw = append(s.raw, string(b.Raw))
-		b.Records = []protocol.Record{r}
+		if err == nil {
+			b.Skip, b.Records = nil, []protocol.Record{r}
+		}
 	}
 	if b.First > st.through+1 {
 		return answer(protocol.VerdictGap, st.mark(b.Epoch), "")
