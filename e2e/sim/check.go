@@ -26,6 +26,18 @@ func (w *world) check() error {
 	return nil
 }
 
+// everythingIsThere checks, before another day brings other records, that what was accepted
+// has arrived.
+func (w *world) everythingIsThere() error {
+	c := &checker{w: w}
+	for _, step := range []func(){c.load, c.everythingOnce} {
+		if step(); w.failed != nil {
+			return w.failed
+		}
+	}
+	return nil
+}
+
 // A checker holds what it has read of the ledger.
 type checker struct {
 	w           *world

@@ -2,6 +2,7 @@ package sim
 
 import (
 	"errors"
+	"fmt"
 	"syscall"
 	"time"
 
@@ -69,9 +70,7 @@ func (w *world) strike(f Fault) {
 		if snap, ok := p.snap(); ok {
 			w.in(d, func() {
 				if !w.calm && p.origin == snap.base.origin {
-					p.taint(snap.taken, w.now, false)
-					p.resume(snap)
-					p.repeatSales()
+					w.resume(p, snap, f.N)
 				}
 			})
 		}
@@ -85,10 +84,8 @@ func (w *world) strike(f Fault) {
 	case Revoke:
 		w.revoke(p, d)
 	case Settings:
-		if w.relay.up {
-			s.badClock = true
-			s.settings.CutOff = []string{"", "03:00", "05:30"}[f.N%3]
-			_ = w.relay.putStore(s.settings) // it has failed the run
+		for i := range int64(3) {
+			w.in(time.Duration(i)*d/2, func() { s.change(f.N + i) })
 		}
 	case BadReceiver:
 		w.receiver.modes = append(w.receiver.modes, f.N)
@@ -97,6 +94,15 @@ func (w *world) strike(f Fault) {
 		w.receiver.dieAt = f.N
 	default:
 		w.fail("schedule: no such fault: %q", f.Kind)
+	}
+}
+
+// change lets head office change the business day of a store.
+func (s *store) change(to int64) {
+	if s.w.relay.up {
+		s.badClock = true
+		s.settings.CutOff = []string{"", "03:00", "05:30"}[to%3]
+		_ = s.w.relay.putStore(s.settings) // it has failed the run
 	}
 }
 
@@ -240,15 +246,21 @@ func (w *world) clone(s *store, d time.Duration) {
 	}
 	s.copy = p
 	p.putBack(i)
-	for n := range s.shop.Tills {
-		p.addTill([]string{"91", "92"}[n%2])
-	}
-	for _, g := range s.pc.counters {
-		p.addCounter(g.id, g.meter)
-	}
+	p.copyShop(s.pc)
 	w.in(d, p.switchOn)
 	for day := range w.s.Days {
 		p.trade(day)
+	}
+}
+
+// copyShop gives a copy of a PC tills of its own, and counters that show what those of the
+// first do.
+func (p *pc) copyShop(of *pc) {
+	for n := range of.tills {
+		p.addTill(fmt.Sprint(91 + n))
+	}
+	for _, g := range of.counters {
+		p.addCounter(g.id, g.meter)
 	}
 }
 

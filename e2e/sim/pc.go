@@ -11,6 +11,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/storelay/storelay/agent/core"
@@ -35,6 +36,7 @@ type pc struct {
 	r        *rand.Rand
 	tills    []*till
 	counters []*gauge
+	knows    []*till // of the PC that it was, whose tokens it knows too
 
 	on       bool // it is meant to run
 	down     bool // something has ended the agent, and an event will start it again
@@ -132,7 +134,7 @@ func (p *pc) start() {
 	p.lives++
 	p.w.stats.Starts++
 	p.remember()
-	agent, err := p.open(p.disk, p.index, p.lives)
+	agent, err := p.open(p.name, p.lives)
 	if p.disk.Dead() {
 		p.agent = agent // as far as it came
 		p.crash(p.dying)
@@ -171,15 +173,15 @@ func (p *pc) begin(agent *core.Agent) {
 	}
 }
 
-// open opens the agent on a disk.
-func (p *pc) open(disk *journaltest.Disk, index *journal.MemoryIndex, life int) (*core.Agent, error) {
+// open opens the agent on its disk. Name and life decide what it draws at random.
+func (p *pc) open(name string, life int) (*core.Agent, error) {
 	var seed [32]byte
 	binary.LittleEndian.PutUint64(seed[:], p.w.s.Seed)
 	binary.LittleEndian.PutUint64(seed[8:], uint64(life))
-	copy(seed[16:], p.name+p.origin.Agent)
+	copy(seed[16:], name+p.origin.Agent)
 	return core.New(p.config(), core.Options{
 		Version: agentVersion, Log: slog.New(slog.DiscardHandler), Now: p.wall,
-		Inline: true, Disk: rebased{disk, p.dir}, Index: index, Mono: p.sinceBoot, BootID: fmt.Sprintf("%s-%d", p.name, p.boots),
+		Inline: true, Disk: rebased{p.disk, p.dir}, Index: p.index, Mono: p.sinceBoot, BootID: fmt.Sprintf("%s-%d", name, p.boots),
 		Random: rand.NewChaCha8(seed), Jitter: rand.NewPCG(p.w.s.Seed, uint64(life)),
 		SegmentBytes: 16 << 10, ReserveBytes: -1, RetainFor: 14 * 24 * time.Hour, FeedEvery: 10 * time.Minute,
 	})
@@ -188,7 +190,7 @@ func (p *pc) open(disk *journaltest.Disk, index *journal.MemoryIndex, life int) 
 func (p *pc) config() core.Config {
 	cfg := core.Config{Data: p.dir, Identity: filepath.Join(p.dir, "identity"), Relays: []string{"tls://relay:8883"},
 		Zone: p.store.shop.Zone, CutOff: p.store.shop.CutOff}
-	for _, t := range p.tills {
+	for _, t := range append(slices.Clip(p.tills), p.knows...) {
 		cfg.Tills = append(cfg.Tills, core.Till{Workstation: t.name, Token: t.token})
 	}
 	for _, g := range p.counters {

@@ -232,12 +232,17 @@ func (c *checker) certificates() {
 	}
 }
 
-// missed says that somebody can know of a lost entry: by a later number of its till. The
-// people of a lost count are in the counter's next.
+// missed says that somebody can know of a lost entry: by an earlier and a later number of its
+// till. The people of a lost count are in the counter's next.
 func (c *checker) missed(e *entry) bool {
-	return e.sale != nil && slices.ContainsFunc(c.present, func(p *entry) bool {
-		return p.sale != nil && p.pc.store == e.pc.store && p.id.Workstation == e.id.Workstation && p.id.Sequence > e.id.Sequence
-	})
+	earlier, later := false, false
+	for _, p := range c.present {
+		if e.sale != nil && p.sale != nil && p.pc.store == e.pc.store && p.id.Workstation == e.id.Workstation {
+			earlier = earlier || p.id.Sequence < e.id.Sequence
+			later = later || p.id.Sequence > e.id.Sequence
+		}
+	}
+	return earlier && later
 }
 
 // undisturbed says that nothing has happened to a store which may make a day incomplete.

@@ -76,12 +76,12 @@ const (
 	Restore      Kind = "restore"      // of the newest backup; N=1: unnoticed, as a copied image
 	Clone        Kind = "clone"        // the PC's disk is copied, and the copy runs too; again: it gets the newer copy
 	Rollback     Kind = "rollback"     // an image of the PC's disk is put back after For
-	Resume       Kind = "resume"       // a snapshot of the running PC goes on after For
+	Resume       Kind = "resume"       // a snapshot of the running PC goes on after For; N=1: while the line is cut; N=2: as another PC, beside it
 	Reimage      Kind = "reimage"      // the PC begins with an empty disk
 	Skew         Kind = "skew"         // the PC's clock is wrong by N minutes
 	Battery      Kind = "battery"      // the PC boots with its clock at the beginning of its time
 	Revoke       Kind = "revoke"       // the agent; after For the PC is enrolled anew and drained
-	Settings     Kind = "settings"     // head office changes the business day of the store; N says to what
+	Settings     Kind = "settings"     // head office changes the business day of the store, some times within For; N says to what
 	BadReceiver  Kind = "badReceiver"  // the connector's receiver; N says how
 	KillDelivery Kind = "killDelivery" // the relay dies at the receiver's Nth request
 )
@@ -122,6 +122,11 @@ func Generate(seed uint64) Schedule {
 			kind = draw(r)
 		}
 		s.Faults = append(s.Faults, s.fault(r, kind))
+		if kind == Settings && r.IntN(2) == 0 { // and what it says comes late
+			storm := s.fault(r, Storm)
+			storm.At, storm.Store = s.Faults[len(s.Faults)-1].At-Span(time.Minute), s.Faults[len(s.Faults)-1].Store
+			s.Faults = append(s.Faults, storm)
+		}
 		if kind == Restore { // of something
 			b := s.fault(r, Backup)
 			if f := s.Faults[len(s.Faults)-1]; b.At > f.At {
@@ -171,6 +176,9 @@ func (s *Schedule) fault(r *rand.Rand, kind Kind) Fault {
 		f.N, f.For = 5+r.Int64N(35), minutes(60)
 	case Cut, Silence:
 		f.For = minutes(40)
+		if kind == Cut && r.IntN(3) == 0 { // over night
+			f.For = Span(s.opens(f.Store, day+1).Sub(s.begins())+10*time.Minute) - f.At
+		}
 	case KillRelay:
 		f.N = r.Int64N(4)
 	case Restore:
@@ -180,6 +188,11 @@ func (s *Schedule) fault(r *rand.Rand, kind Kind) Fault {
 		if r.IntN(3) == 0 {
 			f.For = Span(s.opens(f.Store, day+1).Sub(s.begins())+10*time.Minute) - f.At
 		}
+		if kind == Resume {
+			if f.N = r.Int64N(3); f.N == 1 { // what it does alone is soon more than what is known of it
+				f.For = minutes(8)
+			}
+		}
 	case Skew:
 		f.N, f.For = r.Int64N(20*60)-10*60, minutes(120)
 	case Battery:
@@ -187,7 +200,7 @@ func (s *Schedule) fault(r *rand.Rand, kind Kind) Fault {
 	case Revoke:
 		f.For = minutes(40)
 	case Settings:
-		f.N = r.Int64N(3)
+		f.N, f.For = r.Int64N(3), Span(time.Duration(1+r.IntN(40))*time.Second)
 	case BadReceiver:
 		f.N, f.For = r.Int64N(5), minutes(60)
 	case KillDelivery:

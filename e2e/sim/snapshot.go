@@ -44,6 +44,7 @@ type history struct {
 	kept    bool // else nobody will ask for it
 	base    image
 	skew    time.Duration
+	name    string
 	life    int
 	boots   int
 	booted  time.Time
@@ -61,7 +62,7 @@ type op struct {
 func (p *pc) remember() {
 	p.past = history{kept: p.main && p.w.s.has(Resume, p.store.i)}
 	if p.past.kept {
-		p.past = history{kept: true, base: p.copyDisk(), skew: p.skew, life: p.lives, boots: p.boots, booted: p.booted}
+		p.past = history{kept: true, base: p.copyDisk(), skew: p.skew, name: p.name, life: p.lives, boots: p.boots, booted: p.booted}
 	}
 }
 
@@ -90,6 +91,37 @@ func (p *pc) snap() (snapshot, bool) {
 	return s, true
 }
 
+// resume lets a snapshot go on: in the PC's place, with the line or without; or beside it, as
+// another PC with tills of its own.
+func (w *world) resume(p *pc, s snapshot, how int64) {
+	const alone = 25 * time.Minute
+	switch {
+	case how == 2 && p.store.copy == nil:
+		twin, err := w.newPC(p.store, p.origin, "twin")
+		if err != nil {
+			w.fail("harness: %v", err)
+			return
+		}
+		p.store.copy = twin
+		twin.knows = p.tills
+		twin.copyShop(p)
+		twin.taint(s.taken, w.now, false)
+		twin.resume(s)
+		for day := range w.s.Days {
+			twin.trade(day)
+		}
+	case how == 1:
+		p.store.line.down++
+		w.fall(&p.store.line, "the line is cut")
+		w.in(alone, func() { p.store.line.down = max(0, p.store.line.down-1) })
+		fallthrough
+	default:
+		p.taint(s.taken, w.now, false)
+		p.resume(s)
+		p.repeatSales()
+	}
+}
+
 // resume lets the PC go on where a snapshot was taken: without a start, and in the same epoch.
 func (p *pc) resume(s snapshot) {
 	p.w.say("%s: goes on from the snapshot of %s", p.name, s.taken.Format("15:04:05"))
@@ -97,7 +129,7 @@ func (p *pc) resume(s snapshot) {
 	p.putBack(s.base)
 	p.on, p.boots, p.booted = true, s.boots, s.booted
 	p.replaying, p.replayAt, p.replaySkew = true, s.base.at, s.skew
-	agent, err := p.open(p.disk, p.index, s.life)
+	agent, err := p.open(s.name, s.life)
 	if err != nil {
 		p.w.fail("harness: %s does not start again: %v", p.name, err)
 		return

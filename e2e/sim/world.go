@@ -194,6 +194,9 @@ func (w *world) live() error {
 	if err := w.drain(); err != nil {
 		return err
 	}
+	if err := w.everythingIsThere(); err != nil {
+		return err
+	}
 	// The next day begins everywhere, so that the last one is marked.
 	if err := w.until(w.now.Add(30 * time.Hour)); err != nil {
 		return err
