@@ -56,7 +56,7 @@ func TestEDG05AgentKilledFiftyTimes(t *testing.T) {
 		check(t, c.Stores[0].Awake(t.Context()))
 	})
 	c.Stores[0].Counter.Walk(1, 0) // with the next person the counter says who passed before
-	prove(t, c, 30)
+	prove(t, c, 20)
 }
 
 // TestEDG05RelayKilledInABurst kills the relay again and again while three stores deliver
@@ -72,7 +72,7 @@ func TestEDG05RelayKilledInABurst(t *testing.T) {
 			wait(time.Duration(random.IntN(1000)) * time.Millisecond)
 		}
 	})
-	prove(t, c, 100)
+	prove(t, c, 50)
 }
 
 // TestEDG05PostgreSQLStopped stops the database server without a checkpoint, in a burst.
@@ -90,7 +90,7 @@ func TestEDG05PostgreSQLStopped(t *testing.T) {
 		}
 		wait(time.Second)
 	})
-	prove(t, c, 50)
+	prove(t, c, 20)
 }
 
 // TestEDG05LineCut cuts the line, and lets it go silent without an end, while stores sell.
@@ -116,7 +116,7 @@ func TestEDG05LineCut(t *testing.T) {
 			s.Line.Mend()
 		}
 	})
-	prove(t, c, 50)
+	prove(t, c, 20)
 }
 
 // TestEDG05AgentStartsWhileOffline starts an agent when there is no relay to be reached, lets

@@ -115,7 +115,7 @@ func TestEDG05APCThatWasCloned(t *testing.T) {
 	check(t, s.Awake(t.Context()))
 	check(t, clone.Awake(t.Context()))
 	trade(t.Context(), c, 2*time.Second)
-	prove(t, c, 50)
+	prove(t, c, 20)
 	alarmed(t, c, "sealedTwice", "sealBelow", "beyondSeal")
 }
 
@@ -326,7 +326,7 @@ func TestEDG05ARelayRestoredFromAnOlderBackup(t *testing.T) {
 	if head.Incarnation < 2 {
 		t.Errorf("incarnation %d after a restore, want it raised", head.Incarnation)
 	}
-	prove(t, c, 100)
+	prove(t, c, 40)
 }
 
 // TestEDG05ADeadClockBattery starts a PC whose clock stands in the year 2001: it connects,
