@@ -130,7 +130,7 @@ func limitMemory() {
 		debug.SetGCPercent(50)
 	}
 	if os.Getenv("GOMEMLIMIT") == "" {
-		debug.SetMemoryLimit(48 << 20)
+		debug.SetMemoryLimit(36 << 20)
 	}
 }
 
