@@ -163,7 +163,7 @@ type bookedHost struct {
 
 // Emit implements drivers.Host.
 func (h bookedHost) Emit(ctx context.Context, kind protocol.Kind, body any, state []byte) error {
-	if h.pc.lives != h.life || h.pc.agent == nil || h.pc.disk.Dead() {
+	if h.pc.lives != h.life || h.pc.w.over || h.pc.agent == nil || h.pc.disk.Dead() {
 		return errGone
 	}
 	day := h.pc.dayOf(body)

@@ -52,7 +52,6 @@ func (p *pc) damage(n int64, d time.Duration) {
 	if index {
 		p.index.Lose()
 	}
-	p.cursor = 0
 	if what == 4 {
 		p.disk.Delete(name)
 		return

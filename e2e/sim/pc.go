@@ -38,20 +38,18 @@ type pc struct {
 	counters []*gauge
 	knows    []*till // of the PC that it was, whose tokens it knows too
 
-	on       bool // it is meant to run
-	down     bool // something has ended the agent, and an event will start it again
-	agent    *core.Agent
-	lives    int // starts of the agent
-	boots    int
-	booted   time.Time
-	skew     time.Duration          // how far the PC's clock is ahead
-	end      *end                   // of the link
-	dying    Kind                   // what it means when the disk dies: Kill or Power
-	repair   time.Duration          // and how long the agent is down then
-	epochs   map[protocol.Epoch]int // by the life that began it
-	resumed  []protocol.Epoch       // that went on in another life
-	cursor   int64                  // of the config feed, newest seen
-	restores int                    // of the relay, until then
+	on      bool // it is meant to run
+	down    bool // something has ended the agent, and an event will start it again
+	agent   *core.Agent
+	lives   int // starts of the agent
+	boots   int
+	booted  time.Time
+	skew    time.Duration          // how far the PC's clock is ahead
+	end     *end                   // of the link
+	dying   Kind                   // what it means when the disk dies: Kill or Power
+	repair  time.Duration          // and how long the agent is down then
+	epochs  map[protocol.Epoch]int // by the life that began it
+	resumed []protocol.Epoch       // that went on in another life
 
 	lostTime bool // its clock has begun anew: what is kept for some days may be dropped at once
 	main     bool // the store's own, not a copy
@@ -82,7 +80,6 @@ func (w *world) newPC(s *store, origin protocol.Origin, name string) (*pc, error
 func (p *pc) emptyDisk() {
 	p.disk = journaltest.NewDisk(p.r.Uint64(), p.wall)
 	p.index = journal.NewMemoryIndex()
-	p.cursor = 0
 }
 
 // wall is the PC's clock.
@@ -208,9 +205,6 @@ func (p *pc) did(op func(*core.Agent)) {
 // heard is did for what the link's sender was told.
 func (p *pc) heard(op func(*link.Sender)) {
 	p.did(func(a *core.Agent) { op(a.Sender()) })
-	if p.agent != nil {
-		p.replicaCursor()
-	}
 }
 
 // look sees whether the disk has died under the agent.
@@ -409,17 +403,4 @@ func copyDir(from, to string) error {
 		return err
 	}
 	return os.CopyFS(to, os.DirFS(from))
-}
-
-// replicaCursor looks at the config feed, whose cursor goes back only when the ledger did.
-func (p *pc) replicaCursor() {
-	at, err := p.agent.Journal().Cursor(protocol.FeedConfig)
-	if err != nil {
-		p.w.fail("%s: cursor: %v", p.name, err)
-		return
-	}
-	if at < p.cursor && p.restores == p.w.relay.restores && len(p.taints) == 0 {
-		p.w.fail("%s: the cursor of the config feed went back from %d to %d", p.name, p.cursor, at)
-	}
-	p.cursor, p.restores = at, p.w.relay.restores
 }

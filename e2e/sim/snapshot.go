@@ -32,7 +32,7 @@ func (p *pc) copyDisk() image {
 
 // putBack makes an image the PC's disk. The image stays as it is.
 func (p *pc) putBack(i image) {
-	p.disk, p.index, p.cursor = i.disk.Clone(p.r.Uint64()), i.index.Clone(), 0
+	p.disk, p.index = i.disk.Clone(p.r.Uint64()), i.index.Clone()
 	if err := copyDir(i.dir, p.dir); err != nil {
 		p.w.fail("harness: put image into %s: %v", p.name, err)
 	}

@@ -45,6 +45,12 @@ func Run(s Schedule, trace Tracer) Result {
 	w := &world{s: s, dir: dir, now: s.begins(), trace: trace, sum: sha256.New()}
 	w.book = newBook(w)
 	err = w.live()
+	w.over = true
+	for _, p := range w.pcs {
+		for _, g := range p.counters {
+			g.end(false) // its driver would wait for ever
+		}
+	}
 	if w.relay != nil {
 		err = errors.Join(err, w.relay.end())
 	}
@@ -70,6 +76,7 @@ type world struct {
 	trace  Tracer
 	sum    hash.Hash // of what was traced
 	failed error     // the first thing that was wrong
+	over   bool      // nothing is accepted any more
 	calm   bool      // the faults have ended: what is broken heals
 	stats  Stats
 
