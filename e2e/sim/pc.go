@@ -180,7 +180,7 @@ func (p *pc) open(name string, life int) (*core.Agent, error) {
 		Version: agentVersion, Log: slog.New(slog.DiscardHandler), Now: p.wall,
 		Inline: true, Disk: rebased{p.disk, p.dir}, Index: p.index, Mono: p.sinceBoot, BootID: fmt.Sprintf("%s-%d", name, p.boots),
 		Random: rand.NewChaCha8(seed), Jitter: rand.NewPCG(p.w.s.Seed, uint64(life)),
-		SegmentBytes: 16 << 10, ReserveBytes: -1, RetainFor: 14 * 24 * time.Hour, FeedEvery: 20 * time.Minute,
+		SegmentBytes: 16 << 10, ReserveBytes: -1, RetainFor: 14 * 24 * time.Hour, FeedEvery: 10 * time.Minute,
 	})
 }
 
