@@ -132,6 +132,3 @@ func (b *book) damaged(p *pc, what []string) {
 		}
 	}
 }
-
-// restored is told that the relay has gone back to a backup.
-func (b *book) restored(backup) {}

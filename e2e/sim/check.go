@@ -18,12 +18,41 @@ func (w *world) check() error {
 		}
 	}
 	c := &checker{w: w}
-	for _, step := range []func(){c.load, c.everythingOnce, c.sums, c.people, c.order, c.deliveries, c.settings, c.rebuilt, c.certificates, c.anyOrder} {
+	for _, step := range []func(){c.load, c.everythingOnce, c.sums, c.people, c.order, c.deliveries, c.settings, c.rebuilt, c.certificates, c.anyOrder, c.released} {
 		if step(); w.failed != nil {
 			return w.failed
 		}
 	}
 	return nil
+}
+
+// released lets a person have everything applied that was delivered beside its stream: then it
+// counts like anything else, and once.
+func (c *checker) released() {
+	l, some := c.w.relay.ledger, false
+	for _, q := range c.quarantined {
+		if countedBefore(q) {
+			continue
+		}
+		some = true
+		if err := l.RetryQuarantined(c.w.ctx(), chain, q.ID); err != nil {
+			c.w.say("quarantined record %d is not applied: %v", q.ID, err)
+		}
+	}
+	if !some {
+		return
+	}
+	again := &checker{w: c.w}
+	for _, step := range []func(){again.load, again.everythingOnce, again.sums, again.rebuilt} {
+		if step(); c.w.failed != nil {
+			return
+		}
+	}
+	for _, q := range again.quarantined {
+		if q.Kind != protocol.KindFootfall || !c.mayForget(q.Store) { // its people may have been counted before
+			c.w.fail("quarantined record %d of %s/%s cannot be applied: %s", q.ID, q.Store, q.Agent, q.Reason)
+		}
+	}
 }
 
 // everythingIsThere checks, before another day brings other records, that what was accepted
@@ -188,14 +217,18 @@ func (w *world) trimmed() bool {
 
 // mayBeHeld says whether a record may be in quarantine.
 func (c *checker) mayBeHeld(q ledger.QuarantinedRecord) bool {
-	tainted := slices.ContainsFunc(c.w.pcs, func(p *pc) bool { return p.store.id == q.Store && (len(p.taints) > 0 || !p.main) })
 	switch {
 	case strings.HasPrefix(q.Reason, "delivered by"), strings.HasPrefix(q.Reason, "came after it was said"):
 		return true
 	case countedBefore(q):
-		return tainted
+		return c.mayForget(q.Store)
 	}
 	return false
+}
+
+// mayForget says that a PC of the store may tell once more what it has told.
+func (c *checker) mayForget(store string) bool {
+	return slices.ContainsFunc(c.w.pcs, func(p *pc) bool { return p.store.id == store && (len(p.taints) > 0 || !p.main) })
 }
 
 func countedBefore(q ledger.QuarantinedRecord) bool {

@@ -22,6 +22,7 @@ const (
 	resets              // no answer
 	resetsStored        // takes it, and there is no answer
 	busy                // 429
+	refuses             // 400
 )
 
 // A receiver is the system behind the connector, in place of the network: it takes each id
@@ -72,6 +73,8 @@ func (r *receiver) RoundTrip(req *http.Request) (*http.Response, error) {
 			return nil, errors.New("connection reset")
 		case busy:
 			return respond(req, http.StatusTooManyRequests), nil
+		case refuses:
+			return respond(req, http.StatusBadRequest), nil
 		default:
 			return respond(req, http.StatusInternalServerError), nil
 		}

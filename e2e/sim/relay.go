@@ -112,7 +112,7 @@ func (r *relay) open() error {
 	r.receiver = link.NewReceiver(sink{r})
 	r.runner, err = connect.New(connect.Options{Ledger: mortal{l, r}, Chain: chain, Holder: "relay", Now: func() time.Time { return r.w.now },
 		Random: r.w.random("connector", r.restores).Float64, Transport: r.w.receiver},
-		connect.Config{Name: "erp", Type: connect.TypeWebhook, URL: "http://erp.example/hook", Secret: secret,
+		connect.Config{Name: connector, Type: connect.TypeWebhook, URL: "http://erp.example/hook", Secret: secret,
 			Kinds: []protocol.Kind{protocol.KindTransaction, protocol.KindFootfall}})
 	if err != nil {
 		r.w.fail("connector: %v", err)
@@ -168,8 +168,11 @@ func (r *relay) fail(step string) error {
 	return nil
 }
 
+// connector is the name of the one there is.
+const connector = "erp"
+
 // deliverEvery is how long commits gather for the connector.
-const deliverEvery = 20 * time.Second
+const deliverEvery = 30 * time.Second
 
 // steps are where KillRelay kills; "" = at once.
 var steps = [...]string{"", ledger.StepBegin, ledger.StepWritten, ledger.StepCommitted}
@@ -207,7 +210,9 @@ func (r *relay) handle(e *end, id string, topic link.Topic, payload []byte) ([]b
 	if err != nil {
 		return nil, err
 	}
-	r.deliverAt(r.w.now.Add(deliverEvery))
+	if topic == link.TopicRecords {
+		r.deliverAt(r.w.now.Add(deliverEvery))
+	}
 	return answer, nil
 }
 
@@ -273,10 +278,27 @@ func (r *relay) undelivered() string {
 	if err != nil {
 		return err.Error()
 	}
-	if s := states[0]; s.Lag > 0 {
+	if s := states[0]; s.Lag > 0 || s.DeadLetters > 0 {
 		return fmt.Sprintf("the connector lags: %+v", s)
 	}
 	return ""
+}
+
+// replay delivers the dead letters once more, as a person does when the receiver is well again.
+func (r *relay) replay() {
+	if !r.up {
+		return
+	}
+	letters, err := r.runner.DeadLetters(r.w.ctx(), connector)
+	if err != nil {
+		r.w.fail("dead letters: %v", err)
+	}
+	for _, d := range letters {
+		r.w.say("connector: dead letter %d is delivered again: %s", d.Pos, d.Reason)
+		if err := r.runner.Replay(r.w.ctx(), connector, d.Pos); err != nil {
+			r.w.fail("dead letter %d: %v", d.Pos, err)
+		}
+	}
 }
 
 // copyNow makes a backup.
@@ -310,7 +332,6 @@ func (r *relay) restore(unnoticed bool, d time.Duration) {
 	r.restores++
 	r.rises++
 	r.committed, r.doubtful, r.promised = r.committed[:b.committed:b.committed], nil, b.promised.clone()
-	r.w.book.restored(b)
 	for i, s := range r.w.stores {
 		s.settings = b.settings[i]
 	}

@@ -202,7 +202,7 @@ func (s *Schedule) fault(r *rand.Rand, kind Kind) Fault {
 	case Settings:
 		f.N, f.For = r.Int64N(3), Span(time.Duration(1+r.IntN(40))*time.Second)
 	case BadReceiver:
-		f.N, f.For = r.Int64N(5), minutes(60)
+		f.N, f.For = r.Int64N(6), minutes(60)
 	case KillDelivery:
 		f.N = 1 + r.Int64N(5)
 	}

@@ -221,6 +221,7 @@ func (w *world) drain() error {
 		if err := w.until(w.now.Add(61 * time.Second)); err != nil {
 			return err
 		}
+		w.relay.replay()
 		rest := w.undelivered()
 		switch {
 		case rest != "" && w.now.After(limit):
