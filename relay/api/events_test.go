@@ -190,7 +190,7 @@ func TestHUB04AStreamEndsWithItsToken(t *testing.T) {
 
 // A client that does not read must not make the relay hold what it does not take.
 func TestHUB04ASlowReaderIsDisconnectedAndResumes(t *testing.T) {
-	b := newBench(t, func(o *Options) { o.WriteLimit = 200 * time.Millisecond })
+	b := newBench(t, func(o *Options) { o.WriteLimit = 2 * time.Second })
 	a := b.agent("0001")
 	conn, err := net.Dial("tcp", strings.TrimPrefix(b.server.URL, "http://"))
 	if err != nil {
