@@ -226,11 +226,11 @@ func (p *pc) reimage(d time.Duration) {
 // clone copies the store's disk into another PC, which runs beside it with tills and counters
 // of its own; or into the copy that is there already.
 func (w *world) clone(s *store, d time.Duration) {
+	if s.pc.revoked {
+		return // the copy would never deliver what it accepts
+	}
 	i := s.pc.copyDisk()
 	if p := s.copy; p != nil {
-		if p.origin != s.pc.origin {
-			return // the store was enrolled anew since
-		}
 		w.say("%s: gets the newer copy", p.name)
 		p.leave(false)
 		p.taint(time.Time{}, w.now, false)

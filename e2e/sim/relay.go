@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/storelay/storelay/protocol"
@@ -324,9 +325,6 @@ func (r *relay) restore(unnoticed bool, d time.Duration) {
 		return
 	}
 	b := r.backups[len(r.backups)-1]
-	if b.incarnation != r.incarnation {
-		unnoticed = false // agents that have seen a higher incarnation would leave it for ever
-	}
 	r.w.say("relay: backup %d is restored, unnoticed: %v; %d of %d commits", len(r.backups)-1, unnoticed, b.committed, len(r.committed))
 	r.die(d)
 	r.restores++
@@ -341,6 +339,11 @@ func (r *relay) restore(unnoticed bool, d time.Duration) {
 		}
 		return
 	}
+	if b.incarnation != r.incarnation { // agents that have seen a higher one wait, and say so
+		r.incarnation = b.incarnation
+		r.rises++
+		r.w.in(d+20*time.Minute, r.lookAtAlarms)
+	}
 	data, err := os.ReadFile(b.path)
 	for _, suffix := range []string{"-wal", "-shm"} {
 		if gone := os.Remove(r.path + suffix); !errors.Is(gone, os.ErrNotExist) {
@@ -349,6 +352,31 @@ func (r *relay) restore(unnoticed bool, d time.Duration) {
 	}
 	if err = errors.Join(err, os.WriteFile(r.path, data, 0o600)); err != nil {
 		r.w.fail("restore: %v", err)
+	}
+}
+
+// lookAtAlarms is somebody who does what the alarm about an older ledger asks for.
+func (r *relay) lookAtAlarms() {
+	r.w.in(20*time.Minute, r.lookAtAlarms)
+	if !r.up {
+		return
+	}
+	alarms, err := r.ledger.Alarms(r.w.ctx(), chain)
+	if err != nil {
+		r.w.fail("alarms: %v", err)
+	}
+	for _, a := range alarms {
+		var seen int64
+		_, after, found := strings.Cut(a.Detail, "-above ")
+		if _, err := fmt.Sscan(after, &seen); a.Kind != ledger.AlarmOlderLedger || !found || err != nil || seen <= r.incarnation {
+			continue
+		}
+		r.w.say("relay: is raised above %d: %s", seen, a.Detail)
+		r.rises++
+		if _, err := r.ledger.Raise(r.w.ctx(), seen); err != nil {
+			r.w.fail("raise: %v", err)
+		}
+		return
 	}
 }
 

@@ -96,7 +96,7 @@ func (p *pc) snap() (snapshot, bool) {
 func (w *world) resume(p *pc, s snapshot, how int64) {
 	const alone = 25 * time.Minute
 	switch {
-	case how == 2 && p.store.copy == nil:
+	case how == 2 && p.store.copy == nil && !p.revoked:
 		twin, err := w.newPC(p.store, p.origin, "twin")
 		if err != nil {
 			w.fail("harness: %v", err)
