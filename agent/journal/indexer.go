@@ -12,6 +12,26 @@ import (
 
 // indexAll is the indexer: it writes groups and acks to the index behind the committer.
 func (j *Journal) indexAll(cancel context.CancelFunc) error {
+	err := j.indexGroups()
+	if err == nil {
+		return nil
+	}
+	cancel()
+	for range j.groups { // durable; the next Open indexes them
+	}
+	return j.condemn(err)
+}
+
+// condemn has the next Open build the index anew.
+func (j *Journal) condemn(err error) error {
+	if e := j.db.condemn(); e != nil {
+		return fmt.Errorf("%w (and its marker: %w)", err, e)
+	}
+	return err
+}
+
+// indexGroups ends with the committer.
+func (j *Journal) indexGroups() error {
 	for {
 		select {
 		case g, ok := <-j.groups:
@@ -19,27 +39,26 @@ func (j *Journal) indexAll(cancel context.CancelFunc) error {
 				return j.indexAcks()
 			}
 			if err := j.index(g); err != nil {
-				cancel()
-				for range j.groups { // durable; the next Open indexes them
-				}
-				return fmt.Errorf("write index: %w", j.condemn(err))
+				return fmt.Errorf("write index: %w", err)
 			}
 		case <-j.acks:
 			if err := j.indexAcks(); err != nil {
-				cancel()
-				for range j.groups {
-				}
-				return fmt.Errorf("write acks to index: %w", j.condemn(err))
+				return fmt.Errorf("write acks to index: %w", err)
+			}
+		case done := <-j.flushes:
+			err := j.flush()
+			done <- err
+			if err != nil {
+				return fmt.Errorf("flush index: %w", err)
 			}
 		}
 	}
 }
 
-func (j *Journal) condemn(err error) error {
-	if e := j.db.condemn(); e != nil {
-		return fmt.Errorf("%w (and its marker: %w)", err, e)
-	}
-	return err
+func (j *Journal) flush() error {
+	j.keyMu.Lock()
+	defer j.keyMu.Unlock()
+	return j.db.flush()
 }
 
 func (j *Journal) index(g *group) error {

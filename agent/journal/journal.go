@@ -72,8 +72,9 @@ type Journal struct {
 	refused atomic.Bool // the disk has refused the newest group
 
 	queue   queue
-	groups  chan *group   // committer to indexer, in order
-	acks    chan struct{} // a hint to the indexer that acks wait
+	groups  chan *group     // committer to indexer, in order
+	acks    chan struct{}   // a hint to the indexer that acks wait
+	flushes chan chan error // keeper to indexer
 	wake    chan struct{}
 	w       writer     // owned by the committer while Run runs
 	indexed point      // what the index has; owned by the indexer while Run runs
@@ -163,7 +164,7 @@ func Open(opt Options) (*Journal, error) {
 	}
 	j := &Journal{
 		opt: opt, lock: lock, datasync: File.Datasync,
-		groups: make(chan *group, 4), acks: make(chan struct{}, 1), wake: make(chan struct{}, 1),
+		groups: make(chan *group, 4), acks: make(chan struct{}, 1), flushes: make(chan chan error), wake: make(chan struct{}, 1),
 		overlay: newOverlay(), feeds: map[string]feedState{},
 		ackIndex: map[uint64]ack{}, ackFile: map[uint64]ack{},
 	}

@@ -17,7 +17,7 @@ const (
 	keepEvery     = time.Minute
 	snapshotEvery = 24 * time.Hour
 	flattenEvery  = time.Hour
-	flattenFrom   = 16 << 20 // bytes of the index that are worth it when nothing waits
+	flattenFrom   = 8 << 20 // bytes of the index that are worth it when nothing waits
 )
 
 // keepAll is the keeper: it compresses what is acknowledged, takes snapshots, and drops what
@@ -25,7 +25,10 @@ const (
 func (j *Journal) keepAll(ctx context.Context) {
 	tick := time.NewTicker(keepEvery)
 	defer tick.Stop()
-	var flattened time.Time
+	var flat struct {
+		at   time.Time
+		size int64
+	}
 	for {
 		select {
 		case <-ctx.Done():
@@ -38,13 +41,33 @@ func (j *Journal) keepAll(ctx context.Context) {
 		j.mu.Lock()
 		idle := j.waiting == 0
 		j.mu.Unlock()
-		if idle && j.db.size() > flattenFrom && time.Since(flattened) > flattenEvery {
-			flattened = time.Now()
-			if err := j.db.flatten(); err != nil {
+		if idle && !j.Tight() && j.db.size() > max(flattenFrom, flat.size*3/2) && time.Since(flat.at) > flattenEvery {
+			if err := j.flatten(ctx); err != nil {
 				j.opt.Log.Warn("index was not made smaller", "err", err)
 			}
+			flat.at, flat.size = time.Now(), j.db.size()
 		}
 		j.db.calm()
+	}
+}
+
+// flatten takes out of the index what is acknowledged; the indexer lends a hand, since nobody
+// else may write meanwhile.
+func (j *Journal) flatten(ctx context.Context) error {
+	done := make(chan error, 1)
+	select {
+	case j.flushes <- done:
+	case <-ctx.Done():
+		return nil
+	}
+	select {
+	case err := <-done:
+		if err != nil {
+			return err
+		}
+		return j.db.flatten()
+	case <-ctx.Done():
+		return nil
 	}
 }
 

@@ -94,6 +94,7 @@ func (m *MemoryIndex) view() view {
 
 func (m *MemoryIndex) update() update { return &memoryUpdate{m: m} }
 func (m *MemoryIndex) size() int64    { return 0 }
+func (m *MemoryIndex) flush() error   { return nil }
 func (m *MemoryIndex) flatten() error { return nil }
 func (m *MemoryIndex) close() error   { return nil }
 

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -186,6 +187,61 @@ func TestDamageIsNamedBeforeASegmentIsCompressed(t *testing.T) {
 	}
 	if _, err := r.j.Append(context.Background(), Entry{Kind: "k", Body: []byte("{}")}); err != nil {
 		t.Error(err)
+	}
+	r.close()
+}
+
+// What is acknowledged leaves the index's files too, while others append.
+func TestAnIndexThatIsDrainedIsMadeSmall(t *testing.T) {
+	r := newRig(t, t.TempDir())
+	body := `"` + strings.Repeat("x", 2000) + `"`
+	var group sync.WaitGroup
+	for range 8 {
+		group.Go(func() {
+			for range 500 {
+				r.append(body)
+			}
+		})
+	}
+	group.Wait()
+	r.settle()
+	_, newest := r.j.Heads()
+	r.ack(newest)
+	r.settle()
+	if err := r.j.flatten(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if size := r.j.db.size(); size > 1<<20 {
+		t.Errorf("the index of %d drained records has %d bytes", newest.Seq, size)
+	}
+
+	stop := make(chan struct{})
+	accepted := 0
+	group.Go(func() {
+		for {
+			select {
+			case <-stop:
+				return
+			default:
+				r.append(fmt.Sprint(accepted), fmt.Sprint("key", accepted)) // reads the index too
+				accepted++
+			}
+		}
+	})
+	for range 5 {
+		if err := r.j.flatten(t.Context()); err != nil {
+			t.Error(err)
+		}
+	}
+	close(stop)
+	group.Wait()
+	r.close()
+	r.open()
+	if got := bodies(r.all()); len(got) != accepted {
+		t.Errorf("%d records after flushes, want %d", len(got), accepted)
+	}
+	if len(r.j.Damage()) > 0 {
+		t.Errorf("damage: %v", r.j.Damage())
 	}
 	r.close()
 }

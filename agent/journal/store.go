@@ -16,8 +16,10 @@ type store interface {
 	view() view
 	// update collects changes; only one goroutine does at a time.
 	update() update
-	// size is the bytes of its files; flatten makes them fewer.
+	// size is the bytes of its tables. Flush, which nothing may write beside, and then flatten
+	// take out of them what was deleted.
 	size() int64
+	flush() error
 	flatten() error
 	close() error
 }
@@ -66,6 +68,17 @@ func openBadger(path string, log *slog.Logger) (store, error) {
 func (s badgerStore) view() view     { return badgerTxn{s.db.NewTransaction(false)} }
 func (s badgerStore) update() update { return badgerTxn{s.db.NewTransaction(true)} }
 func (s badgerStore) flatten() error { return s.db.Flatten(1) }
+
+// flush brings what was written so far into tables. Badger has no call for it, but does so
+// before it drops keys.
+func (s badgerStore) flush() error {
+	scratch := []byte{'z'}
+	err := s.db.Update(func(t *badger.Txn) error { return t.Set(scratch, nil) })
+	if err != nil {
+		return err
+	}
+	return s.db.DropPrefix(scratch)
+}
 
 // closeTime is how long Badger may take to close; on a disk that has turned read-only it would
 // try to flush for ever.
