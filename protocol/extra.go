@@ -15,7 +15,8 @@ type Extra map[string]json.RawMessage
 
 // decodeKeeping decodes a JSON object into known (a pointer to a struct without methods)
 // and returns the members that known has no field for. Errors are Faults that name every
-// field that could not be read.
+// field that could not be read, and every member with a known name in another case: which of
+// two such members counts would depend on who reads them.
 func decodeKeeping(data []byte, known any) (Extra, error) {
 	whole := json.Unmarshal(data, known)
 	var all Extra
@@ -23,17 +24,24 @@ func decodeKeeping(data []byte, known any) (Extra, error) {
 		return nil, typeFault(err)
 	}
 	var faults Faults
+	var names []string
 	for t, i := reflect.TypeOf(known).Elem(), 0; i < t.NumField(); i++ {
 		name, _, _ := strings.Cut(t.Field(i).Tag.Get("json"), ",")
 		if name == "-" {
 			continue
 		}
+		names = append(names, name)
 		if raw, ok := all[name]; ok && whole != nil {
 			faults = append(faults, under(name, faultsIn(raw, t.Field(i).Type))...)
 		}
 		delete(all, name)
 	}
-	if whole != nil && len(faults) == 0 { // the member was written in another case
+	for _, extra := range slices.Sorted(maps.Keys(all)) {
+		if i := slices.IndexFunc(names, func(name string) bool { return strings.EqualFold(name, extra) }); i >= 0 {
+			faults.Add(extra, "names are case-sensitive", "written in another case than %s", names[i])
+		}
+	}
+	if whole != nil && len(faults) == 0 {
 		faults = typeFault(whole)
 	}
 	if len(all) == 0 {

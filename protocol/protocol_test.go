@@ -171,6 +171,8 @@ func TestATransactionsFaultsNameTheirFields(t *testing.T) {
 		{"sequence", `"sequenceNumber":17`, `"sequenceNumber":0`, "sequenceNumber"},
 		{"huge", `"total":23800`, `"total":10000000000001`, "total"},
 		{"workstation", `"workstation":"1"`, `"workstation":"till 1"`, "workstation"},
+		{"another case", `"total":23800`, `"total":23800,"Total":1`, "Total"},
+		{"another case in a line", `"extendedAmount"`, `"ITEM":"x","extendedAmount"`, "lines[0].ITEM"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			tx, err := decodeSale(t, strings.Replace(sale, tt.old, tt.new, 1))
@@ -302,6 +304,9 @@ func FuzzTransaction(f *testing.F) {
 		var again Transaction
 		if err := json.Unmarshal(out, &again); err != nil || again.Validate() != nil {
 			t.Fatalf("encoded transaction does not decode: %v", err)
+		}
+		if same, err := json.Marshal(again); err != nil || string(same) != string(out) {
+			t.Fatalf("%s was read as %s, %v", out, same, err)
 		}
 	})
 }

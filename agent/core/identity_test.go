@@ -18,11 +18,11 @@ import (
 )
 
 // identityFor writes the folder of an agent that vouches for itself.
-func identityFor(t *testing.T, dir string) {
+func identityFor(t testing.TB, dir string) {
 	identityOf(t, dir, protocol.Origin{Chain: "demo", Store: "0001", Agent: "pc-1"})
 }
 
-func identityOf(t *testing.T, dir string, o protocol.Origin) {
+func identityOf(t testing.TB, dir string, o protocol.Origin) {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {

@@ -1,7 +1,6 @@
 package till
 
 import (
-	"bytes"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -66,7 +65,7 @@ func (h *handler) accept(r *http.Request, workstation string, body []byte) (answ
 		intake.Keys = append([]string{"k:" + workstation + ":" + key}, intake.Keys...)
 	}
 	var err error
-	if intake.Body, err = encode(t); err != nil {
+	if intake.Body, err = json.Marshal(t); err != nil {
 		return answer{}, false, problem{Status: http.StatusUnprocessableEntity, Code: "invalid", Detail: "the transaction cannot be written as JSON", Faults: asFaults(err)}
 	}
 	if len(intake.Body) > protocol.MaxRecord {
@@ -113,24 +112,6 @@ func (h *handler) stamp(compact []byte, workstation string) (protocol.Transactio
 		faults = append(faults, asFaults(err)...)
 	}
 	return t, faults
-}
-
-// encode is the transaction as compact JSON, if reading it gives the same transaction. It
-// does not when the till wrote a known name in another case beside or instead of its own:
-// kept as an unknown member it would override what was checked and stamped.
-func encode(t protocol.Transaction) ([]byte, error) {
-	data, err := json.Marshal(t)
-	if err != nil {
-		return nil, err
-	}
-	var again protocol.Transaction
-	if err := json.Unmarshal(data, &again); err != nil {
-		return nil, err
-	}
-	if same, err := json.Marshal(again); err != nil || !bytes.Equal(same, data) {
-		return nil, protocol.Faults{{Problem: "a name is written in another case than documented", Hint: "names are case-sensitive: businessDay, not BusinessDay"}}
-	}
-	return data, nil
 }
 
 // refusal is the answer to an error of Accept.
