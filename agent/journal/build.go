@@ -100,8 +100,8 @@ func (b *builder) entry(r *request, fresh map[keyHash]known, space space) (Recei
 		return Receipt{}, err
 	}
 	if found {
-		receipt := Receipt{Position: j.position(k), At: k.at, Known: k.digest == en.Digest}
-		if k.digest != en.Digest {
+		receipt := Receipt{Position: j.position(k), At: k.at, Known: k.digest == digest(en.Digest[:])}
+		if !receipt.Known {
 			return receipt, fmt.Errorf("%w: %s", ErrConflict, receipt.Position)
 		}
 		return receipt, nil
@@ -126,7 +126,7 @@ func (b *builder) entry(r *request, fresh map[keyHash]known, space space) (Recei
 		keys: en.Keys, digest: en.Digest, stateKey: en.StateKey, state: en.State,
 	})
 	for _, h := range r.hashes {
-		fresh[h] = known{ord: b.e.ord, seq: b.seq, digest: en.Digest, at: b.at}
+		fresh[h] = known{ord: b.e.ord, seq: b.seq, digest: digest(en.Digest[:]), at: b.at}
 	}
 	return Receipt{Position: protocol.Position{Epoch: b.e.id, Seq: b.seq}, At: b.at}, nil
 }

@@ -210,7 +210,7 @@ func (j *Journal) lookup(r *request, fresh map[keyHash]known) (known, bool, erro
 				}
 			}
 		}
-		if ok && k.digest != r.entry.Digest {
+		if ok && k.digest != digest(r.entry.Digest[:]) {
 			return k, true, nil
 		}
 		if ok && same == nil {

@@ -8,8 +8,6 @@ import (
 	"io"
 	"time"
 
-	"github.com/klauspost/compress/zstd"
-
 	"github.com/storelay/storelay/protocol/mutant"
 )
 
@@ -184,7 +182,7 @@ func (j *Journal) pack(s *segment) error {
 	}
 	size := int64(0)
 	err = replaceFile(j.opt.Disk, j.segmentPath(s.ord, true), func(w io.Writer) error {
-		z, err := zstd.NewWriter(w, zstd.WithEncoderConcurrency(1), zstd.WithLowerEncoderMem(true), zstd.WithWindowSize(windowFor(len(data))))
+		z, err := packer(w, int64(len(data)))
 		if err != nil {
 			return err
 		}
@@ -205,16 +203,6 @@ func (j *Journal) pack(s *segment) error {
 	defer j.mu.Unlock()
 	s.packed, s.size, s.since = true, size, j.opt.Now()
 	return nil
-}
-
-// windowFor is the encoder's window for so many bytes: one that holds them all, up to that of
-// a segment, since the encoder takes memory for several of it.
-func windowFor(n int) int {
-	window := zstd.MinWindowSize
-	for window < n && window < 4<<20 {
-		window *= 2
-	}
-	return window
 }
 
 // purge takes keys off the index that have expired and whose records are acknowledged.

@@ -2,6 +2,7 @@ package journal
 
 import (
 	"encoding/binary"
+	"time"
 
 	"github.com/storelay/storelay/protocol"
 )
@@ -22,9 +23,12 @@ type held[T any] struct {
 // A known key is where its record stands.
 type known struct {
 	ord, seq uint64
-	digest   [32]byte
+	digest   digest
 	at       string
 }
+
+// A digest is enough of a request's to tell it from another.
+type digest [16]byte
 
 func newOverlay() overlay {
 	return overlay{map[keyHash]held[known]{}, map[string]held[[]byte]{}, map[string]held[protocol.Change]{}}
@@ -72,17 +76,34 @@ func dropHeld[K comparable, T any](m map[K]held[T], k K, n uint64) {
 }
 
 func (s *stored) known() known {
-	return known{ord: s.ord, seq: s.rec.Seq, digest: s.digest, at: s.rec.At}
+	return known{ord: s.ord, seq: s.rec.Seq, digest: digest(s.digest[:]), at: s.rec.At}
 }
 
+// encode is short: there is one for each record of RetainFor. The time is milliseconds and
+// the zone's minutes, or the text itself where those do not give it back.
 func (k known) encode() []byte {
 	b := binary.AppendUvarint(nil, k.ord)
 	b = binary.AppendUvarint(b, k.seq)
-	return putText(append(b, k.digest[:]...), k.at)
+	b = append(b, k.digest[:]...)
+	if at, err := time.Parse(timeForm, k.at); err == nil {
+		_, east := at.Zone()
+		if ms, minutes := at.UnixMilli(), int64(east/60); timeOf(ms, minutes) == k.at {
+			return binary.AppendVarint(binary.AppendVarint(append(b, 0), ms), minutes)
+		}
+	}
+	return putText(b, k.at)
 }
 
 func decodeKnown(b []byte) (known, bool) {
 	d := decoder{b: b}
-	k := known{ord: d.uvarint(), seq: d.uvarint(), digest: d.hash(), at: d.text()}
+	k := known{ord: d.uvarint(), seq: d.uvarint()}
+	copy(k.digest[:], d.take(uint64(len(k.digest))))
+	if k.at = d.text(); k.at == "" {
+		k.at = timeOf(d.varint(), d.varint())
+	}
 	return k, !d.bad
+}
+
+func timeOf(ms, minutesEast int64) string {
+	return time.UnixMilli(ms).In(time.FixedZone("", int(minutesEast)*60)).Format(timeForm)
 }

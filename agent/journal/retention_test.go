@@ -9,6 +9,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"pgregory.net/rapid"
 )
 
 // clocked gives the rig a clock of its own from the next open on.
@@ -244,4 +246,15 @@ func TestAnIndexThatIsDrainedIsMadeSmall(t *testing.T) {
 		t.Errorf("damage: %v", r.j.Damage())
 	}
 	r.close()
+}
+
+func TestAKnownKeyKeepsTheTimeAsItWasWritten(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		zone := time.FixedZone("", rapid.OneOf(rapid.IntRange(-14*60, 14*60), rapid.Just(0)).Draw(t, "minutes")*60+rapid.SampledFrom([]int{0, 0, 20}).Draw(t, "seconds"))
+		at := time.UnixMilli(rapid.Int64Range(-1e12, 1e14).Draw(t, "ms")).In(zone).Format(rapid.SampledFrom([]string{timeForm, time.RFC3339Nano, time.RFC1123}).Draw(t, "form"))
+		k := known{ord: rapid.Uint64().Draw(t, "ord"), seq: 3, digest: digest{1, 2}, at: at}
+		if got, ok := decodeKnown(k.encode()); !ok || got != k {
+			t.Fatalf("%+v became %+v", k, got)
+		}
+	})
 }

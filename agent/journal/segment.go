@@ -18,7 +18,7 @@ import (
 )
 
 const (
-	formatVersion = 2
+	formatVersion = 3
 	headerCopy    = 4096 // the header stands here once more, on a page of its own
 	headerRoom    = 8192 // bytes before a segment's first group
 	spare         = 64   // bytes that stay unused, so that an open segment is longer than its data
@@ -172,6 +172,21 @@ func (j *Journal) unpackSegment(ord uint64, limit int64) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
+	return unpack(file, limit)
+}
+
+// packer compresses what is about so many bytes. Its window holds them all, up to those of a
+// segment, since it takes memory for several of it.
+func packer(w io.Writer, bytes int64) (*zstd.Encoder, error) {
+	window := zstd.MinWindowSize
+	for int64(window) < bytes && window < 4<<20 {
+		window *= 2
+	}
+	return zstd.NewWriter(w, zstd.WithEncoderConcurrency(1), zstd.WithLowerEncoderMem(true), zstd.WithWindowSize(window))
+}
+
+// unpack gives what is readable of a packed file.
+func unpack(file []byte, limit int64) ([]byte, error) {
 	z, err := zstd.NewReader(bytes.NewReader(file), zstd.WithDecoderConcurrency(1), zstd.WithDecoderLowmem(true))
 	if err != nil {
 		return nil, err

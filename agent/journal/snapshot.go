@@ -1,7 +1,6 @@
 package journal
 
 import (
-	"bufio"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -15,6 +14,9 @@ import (
 // snapshotKeys are the first bytes of the index's keys that a snapshot holds: everything but
 // the queue, the point and the ring.
 const snapshotKeys = "isrfea"
+
+// snapshotWindow is enough for what repeats in a snapshot.
+const snapshotWindow = 64 << 10
 
 // Snapshot writes what the index holds beside the queue (keys within RetainFor, states,
 // replicas, acks, every epoch's seal) to a file of its own, synced, as of one point.
@@ -37,8 +39,11 @@ func (j *Journal) Snapshot() error {
 	}
 	if err == nil {
 		err = replaceFile(j.opt.Disk, j.snapshotPath(n), func(w io.Writer) error {
-			buffered := bufio.NewWriterSize(w, 64<<10)
-			return errors.Join(j.writeSnapshot(t, p, buffered), buffered.Flush())
+			z, err := packer(w, snapshotWindow)
+			if err != nil {
+				return err
+			}
+			return errors.Join(j.writeSnapshot(t, p, z), z.Close())
 		})
 	}
 	if err != nil {
@@ -141,7 +146,11 @@ func (j *Journal) loadSnapshot() (point, bool, error) {
 }
 
 // readSnapshot hands over the pairs of keys and values; false when the file is not whole.
-func readSnapshot(data []byte, set func(k, v []byte)) (p point, whole bool) {
+func readSnapshot(file []byte, set func(k, v []byte)) (p point, whole bool) {
+	data, err := unpack(file, -1)
+	if err != nil {
+		return p, false
+	}
 	n, headed := uint64(0), false
 	_, damage, err := scan(data, 0, func(f frame) (err error) {
 		d := decoder{b: f.payload}
