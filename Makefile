@@ -6,7 +6,7 @@ LDFLAGS := -s -w -X main.version=$(VERSION)
 GOBUILD := CGO_ENABLED=0 go build -trimpath -ldflags "$(LDFLAGS)"
 LINT_VERSION := v2.15.0
 
-.PHONY: build demo test check lint fuzz bench sim powercut dist clean
+.PHONY: build demo test check lint fuzz bench bench-slow nightly sim powercut dist clean
 
 build: ## both programs, in bin/
 	@$(GOBUILD) -o bin/storelay-agent ./agent
@@ -40,6 +40,17 @@ fuzz: ## every fuzz target for FUZZTIME
 
 bench: need-postgresql ## every benchmark, with its yardstick in the same run
 	go test -run '^$$' -bench . -benchtime 2s ./...
+
+bench-slow: need-e2fsprogs ## the agent's benchmark on a disk that takes WRITES a second, 2 for a sync; Linux, root
+	e2e/slowdisk.sh $(WRITES) go test -run '^$$' -bench 'Append|RawFsync' -benchtime 3s ./agent/journal
+	e2e/slowdisk.sh $(WRITES) go test -run '^$$' -bench BenchmarkAgent -benchtime 1x ./e2e
+WRITES ?= 400
+
+nightly: need-postgresql ## what takes hours: thousands of starts and seeds, long fuzzing, power cuts; Linux, root
+	STORELAY_LONGER=20 go test -count=1 -timeout 2h -run 'TestEDG05(AgentKilled|LineCut|ACrashLoop)' ./e2e
+	$(MAKE) sim RUNS=10000
+	$(MAKE) powercut
+	$(MAKE) fuzz FUZZTIME=2m
 
 RUNS ?= 1000
 SEED ?=

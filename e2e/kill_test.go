@@ -3,6 +3,8 @@ package e2e
 import (
 	"context"
 	"math/rand/v2"
+	"os"
+	"strconv"
 	"sync"
 	"testing"
 	"time"
@@ -42,13 +44,28 @@ func prove(t *testing.T, c *chain.Chain, sales int) {
 
 func wait(d time.Duration) { <-time.NewTimer(d).C }
 
+// longer is how many times as often or as long some tests do what they do: STORELAY_LONGER,
+// which `make nightly` sets, or 1.
+func longer(t *testing.T) int {
+	t.Helper()
+	text := os.Getenv("STORELAY_LONGER")
+	if text == "" {
+		return 1
+	}
+	n, err := strconv.Atoi(text)
+	if err != nil || n < 1 {
+		t.Fatalf("STORELAY_LONGER=%q, want a number from 1 on", text)
+	}
+	return n
+}
+
 // TestEDG05AgentKilledFiftyTimes kills the agent at random moments while it sells, counts and
 // sends.
 func TestEDG05AgentKilledFiftyTimes(t *testing.T) {
 	c := start(t, chain.Options{Stores: 1, Interval: time.Second, NoDrawer: true})
 	random := rand.New(rand.NewPCG(1, 1))
 	during(t, c, func() {
-		for range 50 {
+		for range 50 * longer(t) {
 			wait(time.Duration(random.IntN(400)) * time.Millisecond)
 			check(t, c.Stores[0].Agent.Kill())
 			check(t, c.Stores[0].Agent.Start())
@@ -94,7 +111,7 @@ func TestEDG05PostgreSQLStopped(t *testing.T) {
 }
 
 // TestEDG05LineCut cuts the line, and lets it go silent without an end, while stores sell.
-// The cut of a minute is scaled down to seconds.
+// A cut of a minute is scaled down to seconds.
 func TestEDG05LineCut(t *testing.T) {
 	c := start(t, chain.Options{Stores: 2, Interval: time.Second, NoDrawer: true, Lines: true})
 	during(t, c, func() {
@@ -102,7 +119,7 @@ func TestEDG05LineCut(t *testing.T) {
 			for _, s := range c.Stores {
 				s.Line.Cut()
 			}
-			wait(3 * time.Second)
+			wait(time.Duration(longer(t)) * 3 * time.Second)
 			for _, s := range c.Stores {
 				s.Line.Mend()
 			}
@@ -111,7 +128,7 @@ func TestEDG05LineCut(t *testing.T) {
 		for _, s := range c.Stores {
 			s.Line.Silence()
 		}
-		wait(4 * time.Second)
+		wait(time.Duration(longer(t)) * 4 * time.Second)
 		for _, s := range c.Stores {
 			s.Line.Mend()
 		}

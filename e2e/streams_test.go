@@ -203,12 +203,12 @@ func TestEDG05ALostTail(t *testing.T) {
 }
 
 // TestEDG05ACrashLoop starts an agent again and again, killed each time as soon as it has
-// written something, without a relay, and then lets it deliver. It is a hundred starts here;
-// the journal's own test does many hundred.
+// written something, without a relay, and then lets it deliver. It is a hundred starts,
+// and thousands in `make nightly`.
 func TestEDG05ACrashLoop(t *testing.T) {
 	c, s := one(t)
 	check(t, c.Relays[0].Kill())
-	for range 100 {
+	for range 100 * longer(t) {
 		check(t, s.Agent.Kill())
 		check(t, s.Agent.Start())
 		for limit := time.Now().Add(20 * time.Second); ; {
