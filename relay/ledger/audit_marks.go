@@ -113,7 +113,7 @@ func (s *storeAudit) judge(ctx context.Context, st *stream, a *agentAudit, f *fo
 		case !m.head && m.Head.Through <= st.through:
 			// Its record is missing, and named so.
 		case !m.head:
-			if w == nil {
+			if w == nil && !s.cameBeside(st.key.agent, m) {
 				a.wrong[epoch] = &wrong{kind: wrongMissing, seq: st.through + 1, last: m.Head.Through, what: fmt.Sprintf("the agent signed the mark of %s behind them, and its stream ends before", m.day)}
 			}
 		case m.hash != m.Head.Hash:
@@ -145,6 +145,14 @@ func (s *storeAudit) judge(ctx context.Context, st *stream, a *agentAudit, f *fo
 	return nil
 }
 
+// cameBeside says that a mark was delivered beside its agent's streams (drain) and applied by a
+// person. What it was signed behind came the same way, and stands in no stream of the agent's:
+// a ledger that was restored never had it there. Whoever moved a mark to hide records would
+// leave the hole in the stream that it was taken from.
+func (s *storeAudit) cameBeside(agent string, m *auditMark) bool {
+	return m.Epoch == asideEpoch(protocol.Origin{Chain: s.chain, Store: s.store, Agent: agent})
+}
+
 func (a *agentAudit) goodMark() string {
 	if a.good.Seq == 0 {
 		return "; no mark before it holds"
@@ -161,7 +169,7 @@ func (s *storeAudit) beyond() {
 				continue
 			}
 			for _, m := range a.heads[epoch] {
-				if m.signed == nil && a.wrong[epoch] == nil {
+				if m.signed == nil && a.wrong[epoch] == nil && !s.cameBeside(name, m) {
 					a.wrong[epoch] = &wrong{kind: wrongMissing, seq: 1, last: m.Head.Through, what: fmt.Sprintf("the agent signed the mark of %s behind them, and the ledger has nothing of the epoch", m.day)}
 					s.find(name, epoch, *a.wrong[epoch])
 				}
