@@ -88,24 +88,41 @@ func drain(ctx context.Context, args []string) error {
 
 Delivers the journals of former agents of this PC, under its present identity, into the
 relay's quarantine, where a person decides about them. Without a FOLDER it takes all that
-were set aside in the data folder. The agent may run meanwhile. A folder that is delivered
-is renamed to NAME.drained.
+were ever set aside in the data folder. The agent may run meanwhile. A folder that is
+delivered is renamed to NAME.drained-N; N is the incarnation of the ledger then. After a
+ledger was restored from a backup run it again: what the backup lacks is delivered once
+more, for as long as the journal retains it. It is safe to run it again at any time.
 `, args)
 	if err != nil {
 		return err
 	}
 	folders := set.Args()
-	told := int64(-1)
+	told := ""
 	err = core.Drain(ctx, cfg, core.Options{Version: version, Log: config.Logger(cfg.Log, os.Stderr)}, folders, func(p core.DrainProgress) {
-		if p.Waiting != told {
-			fmt.Printf("%s: %d records of %s are left\n", p.Folder, p.Waiting, p.Of)
-			told = p.Waiting
+		line := fmt.Sprintf("%s: %s\n", p.Folder, progress(p))
+		if line != told {
+			fmt.Print(line)
+			told = line
 		}
 	})
-	if err == nil && told < 0 {
+	if err == nil && told == "" {
 		fmt.Println("nothing is set aside")
 	}
 	return err
+}
+
+func progress(p core.DrainProgress) string {
+	switch {
+	case !p.Status.Welcomed && p.Status.LastError != "":
+		return "waits for the relay: " + p.Status.LastError
+	case !p.Status.Welcomed:
+		return "waits for the relay"
+	case p.Status.Rewinding:
+		return "the ledger was restored; asks what it has"
+	case p.Waiting == 0:
+		return fmt.Sprintf("the relay has everything of %s", p.Of)
+	}
+	return fmt.Sprintf("%d records of %s are left", p.Waiting, p.Of)
 }
 
 func serve(ctx context.Context, args []string) error {

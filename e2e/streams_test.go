@@ -330,6 +330,60 @@ func TestEDG05ARelayRestoredFromAnOlderBackup(t *testing.T) {
 	prove(t, c, 40)
 }
 
+// TestEDG05ARelayRestoredAfterADrain restores the ledger from a backup that is older than a
+// drain. Nobody but the drained folder holds what the former agent had: the PC says so, and a
+// drain brings it once more.
+func TestEDG05ARelayRestoredAfterADrain(t *testing.T) {
+	c, s := one(t)
+	check(t, c.Relays[0].Kill())
+	for range 20 {
+		if _, err := s.Till.Sale(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	check(t, s.Agent.Stop())
+	check(t, c.StartRelay(t.Context(), c.Relays[0]))
+	check(t, c.Enrol(t.Context(), s, "pc-new"))
+	check(t, s.Agent.Start())
+	check(t, s.Awake(t.Context()))
+	if aside := asideOf(t, s); len(aside) != 1 || !strings.Contains(aside[0].Why, "never delivered") {
+		t.Errorf("set aside %+v, want the former agent's folder", aside)
+	}
+	backup := filepath.Join(t.TempDir(), "backup.db")
+	_, err := c.Admin(t.Context(), "backup", "-out", backup)
+	check(t, err)
+	drainAndRetry(t, c, s, 20)
+	if aside := asideOf(t, s); len(aside) != 0 {
+		t.Errorf("set aside %+v after the drain, want nothing", aside)
+	}
+	check(t, c.Relays[0].Stop())
+	said, err := c.Admin(t.Context(), "restore", "-from", backup)
+	check(t, err)
+	if !strings.Contains(said, "storelay-agent drain") {
+		t.Errorf("restore says %q, want it to say that PCs must be drained again", said)
+	}
+	check(t, c.StartRelay(t.Context(), c.Relays[0]))
+	for limit := time.Now().Add(time.Minute); ; wait(100 * time.Millisecond) {
+		if aside := asideOf(t, s); len(aside) == 1 && strings.Contains(aside[0].Why, "restored since") {
+			break
+		} else if time.Now().After(limit) {
+			t.Fatalf("set aside %+v, want the drained folder once more", aside)
+		}
+	}
+	drainAndRetry(t, c, s, 20)
+	if aside := asideOf(t, s); len(aside) != 0 {
+		t.Errorf("set aside %+v after the second drain, want nothing", aside)
+	}
+}
+
+// asideOf is what a PC's status says of journals that wait to be drained.
+func asideOf(t *testing.T, s *chain.Store) []core.Aside {
+	t.Helper()
+	var status struct{ SetAside []core.Aside }
+	check(t, s.StatusInto(t.Context(), &status))
+	return status.SetAside
+}
+
 // TestEDG05ADeadClockBattery starts a PC whose clock stands in the year 2001: it connects,
 // delivers, and says so, and no day is taken to have ended.
 func TestEDG05ADeadClockBattery(t *testing.T) {

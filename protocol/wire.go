@@ -223,6 +223,10 @@ type FeedPage struct {
 	More    bool     `json:"more,omitempty"`
 	Reset   bool     `json:"reset,omitempty"`
 	Changes []Change `json:"changes"`
+
+	// Incarnation of the ledger, so that an agent that has nothing to send hears of a raise
+	// too; 0 = not told.
+	Incarnation int64 `json:"incarnation,omitempty"`
 }
 
 // Verdict is how a relay answers a batch.

@@ -82,5 +82,13 @@ func raised(ctx context.Context, cfg core.Config, above int64, denied []protocol
 }
 
 func told(incarnation int64) {
-	fmt.Printf("the ledger has incarnation %d; agents send again what they still hold and it lacks\n", incarnation)
+	fmt.Printf(`the ledger has incarnation %d; agents send again what they still hold and it lacks
+what they do not do by themselves:
+- where a PC was given a new identity, run 'storelay-agent drain' on it again: the records of its former agent come
+  only so. Its status page says so under setAside, as soon as it has connected. Then look at 'storelay-relay quarantine list'
+- what was done by hand since the backup is undone: stores, rosters, tokens, agents that retire, quarantined records that
+  were applied. Do it again (revoked agents stay revoked)
+- certificates of completeness that were given out since the backup are issued anew; 'storelay-relay audit' checks the whole
+'storelay-relay alarms' says from when the backup is
+`, incarnation)
 }

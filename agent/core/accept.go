@@ -225,8 +225,15 @@ type Status struct {
 	Damage      []string        `json:"damage,omitempty"`
 	// ClockAheadSeconds is how far the PC's clock is ahead of the relay's last word, negative
 	// when it is behind; only where it is in doubt.
-	ClockAheadSeconds int64    `json:"clockAheadSeconds,omitempty"`
-	SetAside          []string `json:"setAside,omitempty"` // journals of former agents that wait for `storelay-agent drain`
+	ClockAheadSeconds int64   `json:"clockAheadSeconds,omitempty"`
+	SetAside          []Aside `json:"setAside,omitempty"` // journals of former agents that wait for `storelay-agent drain`
+}
+
+// setAside lists what waits to be drained, by the incarnation of the ledger that the agent has
+// heard of, in this run or before.
+func (a *Agent) setAside() []Aside {
+	_, taken := a.journal.LastAck()
+	return asideOf(a.cfg.Data, max(taken, a.sender.Status().Incarnation))
 }
 
 // Status implements till.Agent.
@@ -235,7 +242,7 @@ func (a *Agent) Status() any {
 	s := Status{
 		Version: a.version, Origin: a.origin, Started: a.started.UTC(), Now: now.UTC(), BusinessDay: set.rule.Day(now),
 		Store: set.store, Told: set.told, Link: a.sender.Status(), Queue: a.journal.Stats(), Rejected: a.rejects.kept(),
-		Damage: a.journal.Damage(), ClockAheadSeconds: int64(a.clock.Skew().Seconds()), SetAside: a.aside,
+		Damage: a.journal.Damage(), ClockAheadSeconds: int64(a.clock.Skew().Seconds()), SetAside: a.setAside(),
 	}
 	for _, d := range a.devices {
 		s.Devices = append(s.Devices, d.status())

@@ -65,7 +65,6 @@ type Agent struct {
 	tls      *tls.Config
 	signer   *signer
 	clock    *clock
-	aside    []string // folders of former agents' journals
 	journal  *journal.Journal
 	sender   *link.Sender
 	rejects  *rejectFolder
@@ -108,7 +107,7 @@ func New(cfg Config, o Options) (*Agent, error) {
 	}
 	a.tls.Time = a.clock.validity
 	if !o.Inline {
-		if a.aside, err = setAside(cfg.Data, a.origin, o.Now, a.log); err != nil {
+		if err := setAside(cfg.Data, a.origin, o.Now, a.log); err != nil {
 			return nil, err
 		}
 	}
@@ -186,13 +185,16 @@ func (a *Agent) Journal() *journal.Journal { return a.journal }
 // Close ends an agent that does not Run.
 func (a *Agent) Close() error { return a.journal.Close() }
 
-// heardTime takes the relay's time out of a welcome.
+// heardTime takes the relay's time out of a welcome, and says what a person must look at.
 func (a *Agent) heardTime(at time.Time) {
 	if err := a.clock.told(at); err != nil {
 		a.log.Warn("the relay's time is not kept for the next start", "err", err)
 	}
 	if skew := a.clock.Skew(); skew != 0 {
 		a.log.Warn("this PC's clock is wrong; set it, or look at its battery", "ahead", skew.String())
+	}
+	for _, w := range a.setAside() {
+		a.log.Warn("the journal of a former agent waits", "folder", w.Folder, "why", w.Why)
 	}
 }
 

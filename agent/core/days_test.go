@@ -3,6 +3,7 @@ package core
 import (
 	"context"
 	"crypto/x509"
+	"fmt"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -172,7 +173,8 @@ func TestTheJournalOfAFormerAgentIsSetAside(t *testing.T) {
 	d.rollOver()
 	d.stop()
 	identityOf(t, filepath.Join(d.dir, "identity"), protocol.Origin{Chain: "demo", Store: "0001", Agent: "pc-2"})
-	aside, err := setAside(d.dir, protocol.Origin{Chain: "demo", Store: "0001", Agent: "pc-2"}, func() time.Time { return d.now }, slog.New(slog.DiscardHandler))
+	err := setAside(d.dir, protocol.Origin{Chain: "demo", Store: "0001", Agent: "pc-2"}, func() time.Time { return d.now }, slog.New(slog.DiscardHandler))
+	aside := folders(d.dir)
 	if err != nil || len(aside) != 1 || !strings.Contains(aside[0], "0001-pc-1") {
 		t.Fatalf("set aside %v, %v; want the journal of pc-1", aside, err)
 	}
@@ -182,6 +184,47 @@ func TestTheJournalOfAFormerAgentIsSetAside(t *testing.T) {
 	}
 	if _, err := os.Stat(filepath.Join(aside[0], "index")); err != nil {
 		t.Errorf("what was set aside is not whole: %v", err)
+	}
+}
+
+// A folder that was drained is shown again when the ledger has been restored since: it may lack
+// what was delivered, and nobody else holds it.
+func TestADrainedFolderWaitsAgainAfterARestore(t *testing.T) {
+	data := t.TempDir()
+	dir := AsideFolder(data, protocol.Origin{Chain: "demo", Store: "0001", Agent: "pc-1"}, time.Date(2026, 11, 20, 12, 0, 0, 0, time.UTC))
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	why := func(incarnation int64) string {
+		t.Helper()
+		list := asideOf(data, incarnation)
+		if len(list) == 0 {
+			return ""
+		}
+		if len(list) > 1 || !strings.HasPrefix(list[0].Folder, dir) {
+			t.Fatalf("set aside %+v, want the one folder", list)
+		}
+		return list[0].Why
+	}
+	if got := why(0); !strings.Contains(got, "never delivered") {
+		t.Errorf("before a drain: %q", got)
+	}
+	for _, incarnation := range []int64{1, 1, 3} { // a drain that finds nothing new changes nothing
+		if err := Drained(folders(data)[0], incarnation); err != nil {
+			t.Fatal(err)
+		}
+		if got := why(incarnation); got != "" {
+			t.Errorf("drained at %d: %q, want nothing", incarnation, got)
+		}
+		if got := why(incarnation + 1); !strings.Contains(got, fmt.Sprintf("incarnation %d of the ledger, which was restored since", incarnation)) {
+			t.Errorf("restored after it was drained at %d: %q", incarnation, got)
+		}
+	}
+	if err := os.Rename(folders(data)[0], dir+".drained"); err != nil { // it does not say when
+		t.Fatal(err)
+	}
+	if got := why(1); got == "" {
+		t.Error("a folder that was drained nobody knows when does not wait, want it once more: that is always safe")
 	}
 }
 

@@ -215,6 +215,10 @@ func (p *pc) reimage(d time.Duration) {
 	p.leave(false)
 	p.taint(time.Time{}, p.w.now, false)
 	p.emptyDisk()
+	if p.former != nil { // what was set aside is gone too
+		p.endDrain()
+		p.former = nil
+	}
 	if err := errors.Join(removeDir(p.dir), writeIdentity(p.dir+"/identity", p.origin)); err != nil {
 		p.w.fail("harness: %v", err)
 	}

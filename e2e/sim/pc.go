@@ -391,8 +391,11 @@ func (p *pc) undelivered() string {
 		status := p.agent.Sender().Status()
 		return fmt.Sprintf("%d records wait at %s; link: %+v", n, p.name, status)
 	}
-	if p.former != nil && p.former.journal.Stats().Waiting > 0 {
-		return fmt.Sprintf("the former journal of %s is not drained", p.name)
+	if p.former != nil && p.former.journal != nil {
+		return fmt.Sprintf("the former journal of %s is being drained", p.name)
+	}
+	if aside := p.aside(); len(aside) > 0 {
+		return fmt.Sprintf("the former journal of %s waits: %s", p.name, aside[0].Why)
 	}
 	return ""
 }

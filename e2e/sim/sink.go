@@ -2,13 +2,9 @@ package sim
 
 import (
 	"context"
-	"errors"
-	"time"
 
 	"github.com/storelay/storelay/protocol"
 )
-
-var errDrainAgain = errors.New("the drain is begun again")
 
 // A committed batch is one that the ledger has acknowledged.
 type committed struct {
@@ -67,11 +63,6 @@ func (r *relay) saw(incarnation int64) {
 		r.w.say("relay: incarnation %d", incarnation)
 		r.incarnation = incarnation
 		r.rises--
-		for _, p := range r.w.pcs { // a technician drains once more what the backup lacks
-			if p.former != nil {
-				r.w.in(time.Minute, func() { p.former.end.cut(errDrainAgain) })
-			}
-		}
 	default:
 		r.w.fail("the ledger's incarnation is %d after %d, and nothing was restored", incarnation, r.incarnation)
 	}

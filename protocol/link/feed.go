@@ -53,7 +53,13 @@ func (s *Sender) news(now time.Time, payload []byte) error {
 
 // page applies a page of a feed, and asks on at once if it has led on and is not the last.
 // After one that does not follow the cursor the feed is asked again when it was going to be.
+// Its incarnation is heeded first: an agent whose ledger was restored may have nothing to send.
 func (s *Sender) page(now time.Time, page *protocol.FeedPage) error {
+	if page.Incarnation > 0 {
+		if _, err := s.heed(page.Incarnation); err != nil {
+			return err
+		}
+	}
 	for i := range s.feeds {
 		f := &s.feeds[i]
 		if f.name != page.Feed {

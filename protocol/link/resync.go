@@ -29,6 +29,7 @@ func (s *Sender) heed(incarnation int64) (present bool, err error) {
 		return false, fmt.Errorf("%w: its ledger has incarnation %d, %d was seen", ErrLeave, incarnation, highest)
 	}
 	s.highest = incarnation
+	s.note(func(st *Status) { st.Incarnation = incarnation })
 	if seen == 0 || incarnation == seen || mutant.On(mutant.KeepOldMarks) {
 		return true, nil
 	}
@@ -36,6 +37,7 @@ func (s *Sender) heed(incarnation int64) (present bool, err error) {
 		s.resync = &resync{incarnation: incarnation}
 		s.forkDue = nil // it was about another ledger
 		s.rewind(protocol.Position{})
+		s.note(func(st *Status) { st.Rewinding = true })
 	}
 	return false, nil
 }
@@ -57,7 +59,10 @@ func (s *Sender) askMarks(now time.Time) ([]Out, time.Time, error) {
 		}
 		s.window = window{stall: s.opt.Stall}
 		s.resync = nil
-		s.note(func(st *Status) { st.Rewinds++ })
+		s.note(func(st *Status) {
+			st.Rewinds++
+			st.Rewinding = false
+		})
 		return s.up(now)
 	}
 	if now.Before(r.askAt) {

@@ -90,6 +90,33 @@ func TestARestoredLedgerIsToldEverythingThatItHasLost(t *testing.T) {
 	}
 }
 
+// An agent that has nothing to send hears of a restored ledger with a page of a feed, and says
+// in its status that what waits is not known yet.
+func TestAPageTellsOfARestoredLedger(t *testing.T) {
+	source, marks := old(t, 3)
+	d := newDesk(t, source, []string{"items"}, link.Options{})
+	d.step()
+	mark := end(d.batches[0])
+	d.hear(protocol.Down{Answer: &protocol.Answer{Verdict: protocol.VerdictAck, Incarnation: 1, Epoch: mark.Epoch, Through: mark.Through, Hash: mark.Hash}})
+	if oldest, _ := source.Heads(); oldest.Seq != 0 {
+		t.Fatalf("%s waits, want nothing", oldest)
+	}
+	told := page(0, 0, false)
+	told.Page.Incarnation = 2
+	d.hear(told)
+	if s := d.sender.Status(); !s.Rewinding || s.Incarnation != 2 {
+		t.Errorf("status %+v, want it rewinding to incarnation 2", s)
+	}
+	pages(d, 2, marks)
+	if s := d.sender.Status(); s.Rewinding || s.Rewinds != 1 {
+		t.Errorf("status %+v, want one rewind, and done", s)
+	}
+	told.Page.Incarnation = 1
+	if err := d.try(told); !errors.Is(err, link.ErrLeave) {
+		t.Errorf("a page of an older ledger: %v, want ErrLeave", err)
+	}
+}
+
 func TestMarksThatAreNotTheAnswerAreIgnored(t *testing.T) {
 	source, marks := old(t, 600)
 	d := newDesk(t, source, nil, link.Options{})

@@ -75,6 +75,8 @@ type Status struct {
 	Relay         string    `json:"relay,omitempty"` // set by Keep
 	Connected     time.Time `json:"connected,omitzero"`
 	Welcomed      bool      `json:"welcomed"`
+	Incarnation   int64     `json:"incarnation,omitempty"` // the highest heard of since the agent started
+	Rewinding     bool      `json:"rewinding,omitempty"`   // the ledger was restored and is asked what it has; nothing is sent before
 	LastAck       time.Time `json:"lastAck,omitzero"`
 	FlyingBatches int       `json:"batchesUnderWay"`
 	FlyingBytes   int       `json:"bytesUnderWay"`     // on the wire
@@ -138,7 +140,7 @@ func (s *Sender) Connected(now time.Time, id string) {
 		s.feeds[i] = feed{name: s.feeds[i].name}
 	}
 	s.note(func(st *Status) {
-		st.Connected, st.Welcomed, st.LastError = now, false, ""
+		st.Connected, st.Welcomed, st.Rewinding, st.LastError = now, false, false, ""
 		st.Connects++
 	})
 	s.noteWindow()

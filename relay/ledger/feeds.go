@@ -20,13 +20,14 @@ func (l *Ledger) FeedPage(ctx context.Context, from protocol.Origin, ask protoco
 	if err != nil {
 		return page, fmt.Errorf("feed %s: %w", ask.Feed, err)
 	}
-	if state != AgentActive {
-		return page, nil
-	}
 	var version, floor int64
-	err = l.db.read().QueryRowContext(ctx, "SELECT feed_version, feed_floor FROM chains WHERE name = $1", from.Chain).Scan(&version, &floor)
+	err = l.db.read().QueryRowContext(ctx, "SELECT c.feed_version, c.feed_floor, l.incarnation FROM chains c CROSS JOIN ledger l WHERE c.name = $1", from.Chain).
+		Scan(&version, &floor, &page.Incarnation)
 	if err != nil {
 		return page, fmt.Errorf("feed %s for %s: %w", ask.Feed, from, err)
+	}
+	if state != AgentActive {
+		return page, nil
 	}
 	after := ask.After
 	if after != 0 && (after < floor || after > version) {
