@@ -240,7 +240,13 @@ func TestEDG05ReEnrolmentWithABacklog(t *testing.T) {
 	check(t, c.Enrol(t.Context(), s, "pc-new"))
 	check(t, s.Agent.Start())
 	check(t, s.Awake(t.Context()))
+	if aside := asideOf(t, s); len(aside) != 1 {
+		t.Errorf("set aside %+v, want the former agent's folder", aside)
+	}
 	drainAndRetry(t, c, s, 20)
+	// A person did this, nothing is lost and nothing is doubtful: the backlog is shown by the PC
+	// until it is drained, and in quarantine until it is applied. An alarm would tell of nothing.
+	quiet(t, c)
 }
 
 // TestEDG05ARevokedPCWithABacklog revokes a PC that holds sales. They are delivered on site,
@@ -266,7 +272,16 @@ func TestEDG05ARevokedPCWithABacklog(t *testing.T) {
 	check(t, c.Enrol(t.Context(), s, "pc-new"))
 	check(t, s.Agent.Start())
 	check(t, s.Awake(t.Context()))
+	if aside := asideOf(t, s); len(aside) != 1 {
+		t.Errorf("set aside %+v, want the revoked agent's folder", aside)
+	}
 	drainAndRetry(t, c, s, 20)
+	quiet(t, c) // as after any new identity; that the agent is revoked is in the list of agents
+	list, err := c.Admin(t.Context(), "agent", "list", "-chain", chain.Name)
+	check(t, err)
+	if !strings.Contains(list, "revoked") {
+		t.Errorf("agents:\n%s\nwant one that is revoked", list)
+	}
 }
 
 // drainAndRetry delivers what a former agent holds, wants that many sales in quarantine, and
@@ -328,6 +343,7 @@ func TestEDG05ARelayRestoredFromAnOlderBackup(t *testing.T) {
 		t.Errorf("incarnation %d after a restore, want it raised", head.Incarnation)
 	}
 	prove(t, c, 40)
+	alarmed(t, c, "restored")
 }
 
 // TestEDG05ARelayRestoredAfterADrain restores the ledger from a backup that is older than a
@@ -374,6 +390,7 @@ func TestEDG05ARelayRestoredAfterADrain(t *testing.T) {
 	if aside := asideOf(t, s); len(aside) != 0 {
 		t.Errorf("set aside %+v after the second drain, want nothing", aside)
 	}
+	alarmed(t, c, "restored")
 }
 
 // asideOf is what a PC's status says of journals that wait to be drained.

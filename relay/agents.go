@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -112,7 +113,7 @@ func alarms(ctx context.Context, args []string) error {
 	w := tabwriter.NewWriter(os.Stdout, 0, 8, 2, ' ', 0)
 	fmt.Fprintln(w, "FIRST SEEN\tSTORE\tAGENT\tALARM\tDETAIL")
 	for _, a := range rows {
-		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\n", a.At.Format(time.RFC3339), a.Store, a.Agent, a.Kind, a.Detail)
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\n", a.At.Format(time.RFC3339), cmp.Or(a.Store, "(all)"), cmp.Or(a.Agent, "(all)"), a.Kind, a.Detail)
 	}
 	return w.Flush()
 }

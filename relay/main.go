@@ -33,7 +33,7 @@ func commands() []command {
 		{"issue", "write the identity folder of one agent", issue},
 		{"agent", "list the agents of a chain, let one retire, or let it be active again", agents},
 		{"revoke", "let an agent in no more", revoke},
-		{"alarms", "list what a person must look at: lost records, cloned disks, wrong clocks", alarms},
+		{"alarms", "list what a person must look at: lost records, cloned disks, wrong clocks, a restored ledger", alarms},
 		{"token", "create, list or delete tokens for the API", token},
 		{"store", "set or list the stores of a chain", store},
 		{"quarantine", "list what could not be applied, or try one again", quarantine},

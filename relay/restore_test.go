@@ -91,7 +91,8 @@ func TestARevokedAgentStaysOutOfAnOlderBackup(t *testing.T) {
 	if err := led.Close(); err != nil {
 		t.Fatal(err)
 	}
-	d.do("incarnation 2", "restore", "-from", file)
+	d.do("run 'storelay-agent drain' on it again", "restore", "-from", file)
+	d.do("(all)  (all)  restored  the ledger was restored and has incarnation 2, raised by `storelay-relay restore`; it had no record then", "alarms -chain demo")
 	d.do("revoked", "agent list -chain demo")
 	d.fails("either -from FILE or -raise", "restore")
 

@@ -99,7 +99,9 @@ func (c *checker) load() {
 	if err != nil {
 		w.fail("alarms: %v", err)
 	}
+	told := w.relay.incarnation <= 1 // that the ledger was restored
 	for _, a := range alarms {
+		told = told || a.Kind == ledger.AlarmRestored && strings.Contains(a.Detail, fmt.Sprintf("has incarnation %d,", w.relay.incarnation))
 		w.say("alarm: %s %s/%s: %s", a.Kind, a.Store, a.Agent, a.Detail)
 		w.stats.Alarms++
 		if a.Kind == ledger.AlarmHole {
@@ -110,6 +112,9 @@ func (c *checker) load() {
 			c.holes = append(c.holes, h)
 			w.stats.Skips++
 		}
+	}
+	if !told {
+		w.fail("the ledger was restored and has incarnation %d, and no alarm says so: %+v", w.relay.incarnation, alarms)
 	}
 }
 

@@ -286,3 +286,17 @@ func TestAnExpiredCertificateIsAnAlarm(t *testing.T) {
 		t.Errorf("another store's token sees %+v", found)
 	}
 }
+
+func TestARestoredLedgerIsAnAlarmForEveryStore(t *testing.T) {
+	s := newShop(t)
+	_, err := s.b.ledger.Raise(t.Context(), 0)
+	s.must(err, t)
+	s.b.token("two", []string{"0002"}, ScopeAlarms)
+	type alarms struct{ Items []ledger.Alarm }
+	for _, token := range []string{"admin", "two"} {
+		found := get[alarms](s.b, token, "/v1/alarms").Items
+		if len(found) != 1 || found[0].Kind != ledger.AlarmRestored || found[0].Store != "" || found[0].Agent != "" {
+			t.Errorf("%s: alarms %+v, want one of the whole chain", token, found)
+		}
+	}
+}

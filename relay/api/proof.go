@@ -102,11 +102,11 @@ func (a *api) proof() {
 			}
 			return done{err == nil}, err
 		})
-	handle(a, http.MethodGet, "/v1/alarms", "listAlarms", ScopeAlarms, "What a person must look at: forked or rolled-back disks, agents that nobody registered, expired certificates",
+	handle(a, http.MethodGet, "/v1/alarms", "listAlarms", ScopeAlarms, "What a person must look at: forked or rolled-back disks, agents that nobody registered, expired certificates; without store and agent: a ledger that was restored",
 		func(ctx context.Context, _ *struct{}) (list[ledger.Alarm], error) {
 			token := tokenOf(ctx)
 			rows, err := a.Ledger.Alarms(ctx, token.Chain)
-			return listOf(slices.DeleteFunc(rows, func(r ledger.Alarm) bool { return !sees(token, r.Store) })), err
+			return listOf(slices.DeleteFunc(rows, func(r ledger.Alarm) bool { return r.Store != "" && !sees(token, r.Store) })), err
 		})
 }
 

@@ -121,7 +121,7 @@ func (l *Ledger) Agents(ctx context.Context, chain string) ([]AgentRow, error) {
 }
 
 // The kinds of alarms: a cloned or rolled-back disk, records that are lost, an agent nobody
-// registered, a clock that is wrong.
+// registered, a clock that is wrong, a ledger that was restored.
 const (
 	AlarmFork         = "fork"         // one position with two contents, or a seal that says so
 	AlarmSecondFirst  = "secondFirst"  // a second epoch says that it is the first
@@ -133,13 +133,14 @@ const (
 	AlarmHole         = "hole"         // records that were accepted are lost
 	AlarmClock        = "clock"        // the PC's clock is far from the relay's
 	AlarmOlderLedger  = "olderLedger"  // the agent has seen a later incarnation of this ledger
+	AlarmRestored     = "restored"     // the ledger's incarnation was raised; of the whole chain, without store and agent
 )
 
-// An Alarm is something about an agent that a person must look at. All its records are
-// taken all the same.
+// An Alarm is something about an agent, or about the whole chain, that a person must look at.
+// All records are taken all the same.
 type Alarm struct {
-	Store  string    `json:"store"`
-	Agent  string    `json:"agent"`
+	Store  string    `json:"store"` // "" = the whole chain
+	Agent  string    `json:"agent"` // "" = the whole chain
 	Kind   string    `json:"kind"`
 	Detail string    `json:"detail"`
 	At     time.Time `json:"at"` // first time

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/storelay/storelay/protocol"
 	"github.com/storelay/storelay/relay/ledger"
@@ -58,6 +59,10 @@ func TestARestoredLedgerGetsAgainWhatItLacks(t *testing.T) {
 		t.Fatal(err)
 	}
 	old := a.mark()
+	commits, err := l.Records(t.Context(), chain, 0, 1)
+	if err != nil || len(commits) != 1 {
+		t.Fatalf("%d records, %v", len(commits), err)
+	}
 	from := backup(t, l)
 	acked(t, l, a, a.batch(sales(t, 2)...))
 	if err := l.Revoke(t.Context(), stolen.from); err != nil {
@@ -98,6 +103,11 @@ func TestARestoredLedgerGetsAgainWhatItLacks(t *testing.T) {
 	rows := transactions(t, l, ledger.TransactionQuery{Store: "0001", Type: protocol.TypeSale})
 	if len(rows) != 3 || rows[0].Pos != 2 || rows[1].Pos != 2*billion+1 || rows[1].Number != 2*billion+1 || rows[2].Number != 2*billion+2 {
 		t.Errorf("rows %+v, want the two that came again behind all that was handed out before", rows)
+	}
+	alarms := details(t, l, ledger.AlarmRestored)
+	if len(alarms) != 1 || !strings.Contains(alarms[0], "has incarnation 3, raised by `storelay-relay restore`; its newest record then had come at "+commits[0].Received.Format(time.RFC3339)) ||
+		!strings.Contains(alarms[0], "storelay-agent drain") {
+		t.Errorf("alarms %q, want one that says from when the backup is, and what to do", alarms)
 	}
 	// Whoever read on in the incarnation that is lost goes on with what it has not seen.
 	if got, err := l.Records(t.Context(), chain, billion+1, 10); err != nil || len(got) != 2 {

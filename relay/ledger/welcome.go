@@ -39,7 +39,7 @@ func (l *Ledger) Welcome(ctx context.Context, from protocol.Origin, hello protoc
 		}
 		l.log.Warn("an agent holds an ack that the ledger does not know: the database went back in time, the incarnation is raised",
 			"origin", from.String(), "epoch", hello.LastAck.Epoch, "acked", hello.LastAck.Through, "incarnation", w.Incarnation)
-		if _, err := l.raise(ctx, w.Incarnation, w.Incarnation+1); err != nil {
+		if _, err := l.raise(ctx, w.Incarnation, w.Incarnation+1, "by the hello of an agent that holds an ack which it does not know"); err != nil {
 			return protocol.Welcome{}, fmt.Errorf("welcome %s: %w", from, err)
 		}
 	}
