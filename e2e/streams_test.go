@@ -346,6 +346,55 @@ func TestEDG05ARelayRestoredFromAnOlderBackup(t *testing.T) {
 	alarmed(t, c, "restored")
 }
 
+// TestEDG05ARelayRestoredUnnoticed copies an older database into its place, as a machine's own
+// backup does, twice within an hour. The agent's hello tells, and the incarnation is raised;
+// the second time it is not raised for the same agent, which sends what is lost all the same.
+func TestEDG05ARelayRestoredUnnoticed(t *testing.T) {
+	c, s := one(t)
+	sell := func() {
+		t.Helper()
+		for range 10 {
+			if _, err := s.Till.Sale(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+		}
+		delivered(t, s)
+	}
+	database := filepath.Join(filepath.Dir(filepath.Dir(s.Data)), "relay-1", "relay.db")
+	putBack := func() {
+		t.Helper()
+		sell()
+		backup := filepath.Join(t.TempDir(), "backup.db")
+		_, err := c.Admin(t.Context(), "backup", "-out", backup)
+		check(t, err)
+		sell()
+		check(t, c.Relays[0].Stop())
+		old, err := os.ReadFile(backup)
+		check(t, err)
+		check(t, os.WriteFile(database, old, 0o600))
+		check(t, c.StartRelay(t.Context(), c.Relays[0]))
+	}
+	incarnation := func() int64 {
+		t.Helper()
+		var head struct{ Incarnation int64 }
+		check(t, c.Get(t.Context(), "/v1/head", &head))
+		return head.Incarnation
+	}
+	putBack()
+	prove(t, c, 20)
+	if got := incarnation(); got != 2 {
+		t.Errorf("incarnation %d, want 2", got)
+	}
+	alarmed(t, c, "restored")
+	alarmed(t, c, "its incarnation was raised to 2")
+	putBack()
+	prove(t, c, 40) // the agent has nothing new to say: it goes back to what the ledger has
+	if got := incarnation(); got != 2 {
+		t.Errorf("incarnation %d, want it raised no sooner than in an hour", got)
+	}
+	alarmed(t, c, "is not believed")
+}
+
 // TestEDG05ARelayRestoredAfterADrain restores the ledger from a backup that is older than a
 // drain. Nobody but the drained folder holds what the former agent had: the PC says so, and a
 // drain brings it once more.

@@ -230,3 +230,43 @@ func TestABackupThatIsRestoredLosesAndDoublesNothing(t *testing.T) {
 		}
 	}
 }
+
+// A ledger went back in time and was not raised for this agent: its mark is below the newest
+// ack. The agent goes back to there at once, though nothing waits, and once.
+func TestAMarkBelowTheNewestAckIsGoneBackTo(t *testing.T) {
+	source, marks := old(t, 3)
+	newest := source.Epochs("", 3)[2]
+	if err := source.Acked(marks[newest], 1); err != nil {
+		t.Fatal(err)
+	}
+	begin, err := source.Read(protocol.Position{Epoch: newest, Seq: 1}, 1, 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, tt := range map[string]struct {
+		mark protocol.Mark
+		from uint64 // the first that is sent; 0 = nothing is
+	}{
+		"the ack's own": {marks[newest], 0},
+		"below it":      {end(begin), 2},
+		"nothing of it": {protocol.Mark{Epoch: newest, Hash: begin.Prev}, 1},
+	} {
+		d := newDesk(t, source, nil, link.Options{})
+		d.sender.Connected(d.now, "me")
+		d.step()
+		welcome := protocol.Down{Welcome: &protocol.Welcome{Incarnation: 1, Marks: []protocol.Mark{tt.mark}}}
+		d.hear(welcome)
+		d.step()
+		sent := uint64(0)
+		if len(d.batches) > 0 {
+			sent = d.batches[0].First
+		}
+		if sent != tt.from || sent > 0 && d.batches[0].Epoch != newest {
+			t.Errorf("%s: sent from %d, want %d", name, sent, tt.from)
+		}
+		d.hear(welcome) // again, since the hello was sent twice
+		if d.step(); len(d.batches) > 0 {
+			t.Errorf("%s: the same welcome again sent the link back once more", name)
+		}
+	}
+}

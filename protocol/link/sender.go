@@ -245,19 +245,25 @@ func (s *Sender) garbage() error {
 }
 
 // welcome opens the connection. One that comes again, since the hello was sent again, tells
-// no more than its marks.
+// no more than its marks. A mark of this incarnation below the newest ack is that of a ledger
+// which went back in time and was not raised: the agent sends again what it once gave an ack
+// for, and need not have anything new to say.
 func (s *Sender) welcome(now time.Time, w *protocol.Welcome) error {
 	present, err := s.heed(w.Incarnation)
 	if err != nil {
 		return err
 	}
 	if present {
+		last, _ := s.source.LastAck()
 		for _, mark := range w.Marks {
-			if mark.Through == 0 {
-				continue
+			ours := true
+			if mark.Through > 0 {
+				if ours, err = s.acked(mark, w.Incarnation); err != nil {
+					return err
+				}
 			}
-			if _, err := s.acked(mark, w.Incarnation); err != nil {
-				return err
+			if ours && !s.welcomed && last != nil && mark.Epoch == last.Epoch && mark.Through < last.Through {
+				s.rewind(protocol.Position{Epoch: mark.Epoch, Seq: mark.Through + 1})
 			}
 		}
 	}

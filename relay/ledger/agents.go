@@ -133,6 +133,7 @@ const (
 	AlarmHole         = "hole"         // records that were accepted are lost
 	AlarmClock        = "clock"        // the PC's clock is far from the relay's
 	AlarmOlderLedger  = "olderLedger"  // the agent has seen a later incarnation of this ledger
+	AlarmUnknownAck   = "unknownAck"   // the agent shows an ack that the ledger does not know
 	AlarmRestored     = "restored"     // the ledger's incarnation was raised; of the whole chain, without store and agent
 )
 

@@ -36,7 +36,13 @@ func sqliteURL(t testing.TB) string { return "sqlite:" + filepath.Join(t.TempDir
 // open opens a ledger and runs it until the test ends or stop is called.
 func open(t testing.TB, url string) (l *ledger.Ledger, stop func()) {
 	t.Helper()
-	l, err := ledger.Open(t.Context(), url, ledger.Options{Log: slog.New(slog.NewTextHandler(io.Discard, nil))})
+	return openAt(t, url, nil)
+}
+
+// openAt is open with a clock of the test's own.
+func openAt(t testing.TB, url string, now func() time.Time) (l *ledger.Ledger, stop func()) {
+	t.Helper()
+	l, err := ledger.Open(t.Context(), url, ledger.Options{Now: now, Log: slog.New(slog.NewTextHandler(io.Discard, nil))})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"time"
+
+	"github.com/storelay/storelay/protocol"
 )
 
 // step is what positions, numbers and feed versions jump to a multiple of when the
@@ -24,15 +26,16 @@ func (l *Ledger) Raise(ctx context.Context, seen int64) (incarnation int64, err 
 			return 0, fmt.Errorf("raise incarnation: %w", err)
 		}
 		to := max(incarnation, seen) + 1
-		if raised, err := l.raise(ctx, incarnation, to, "by `storelay-relay restore`"); err != nil || raised {
+		if raised, err := l.raise(ctx, incarnation, to, "by `storelay-relay restore`", nil); err != nil || raised {
 			return to, err
 		}
 	}
 }
 
 // raise raises the incarnation from one to another; when it is not the first any more, it was
-// raised already and nothing changes. Why goes into the alarm.
-func (l *Ledger) raise(ctx context.Context, from, to int64, why string) (raised bool, err error) {
+// raised already and nothing changes. Why goes into the alarm. What else belongs into the commit
+// is done by with, which may refuse it; nil = nothing.
+func (l *Ledger) raise(ctx context.Context, from, to int64, why string, with func(tx) error) (raised bool, err error) {
 	err = l.db.within(ctx, func(t tx) error {
 		if err := t.run(ctx, false, statement{
 			text: "UPDATE ledger SET incarnation = $2 WHERE incarnation = $1 RETURNING 1",
@@ -44,6 +47,11 @@ func (l *Ledger) raise(ctx context.Context, from, to int64, why string) (raised 
 		if !raised {
 			return errRaised
 		}
+		if with != nil {
+			if err := with(t); err != nil {
+				return err
+			}
+		}
 		return l.jump(ctx, t, to, why)
 	})
 	if errors.Is(err, errRaised) {
@@ -52,10 +60,76 @@ func (l *Ledger) raise(ctx context.Context, from, to int64, why string) (raised 
 	if err != nil {
 		return false, fmt.Errorf("raise incarnation %d: %w", from, err)
 	}
-	return raised, nil
+	return true, nil
 }
 
-var errRaised = errors.New("raised already")
+var (
+	errRaised  = errors.New("raised already")
+	errTooSoon = errors.New("the agent has had it raised within the hour")
+)
+
+// raiseEvery is how often one agent's hello may raise the incarnation, by the relay's clock.
+//
+// A raise locks every chain, moves all that is handed out by step, and lets every agent ask for
+// marks, so it must not be a lever: whoever holds one certificate can invent an ack, and the
+// ledger cannot tell, since what it lost may be just that. It costs a raise an hour then, each
+// with an alarm that names the agent. A ledger that was restored unnoticed is found all the
+// same: by the first agent that holds an ack of what is lost; when that happens twice within
+// the hour, by any other; and else by the same one, when the hour has passed.
+//
+// An agent that is not believed is not shut out: it is welcomed with the mark that stands below
+// its ack, and sends again from there at once, in order, through the epochs before too, for the
+// relay answers gap until each is complete. So the ledger gets all that the agent holds, without
+// a raise. What a raise would give beyond that is positions that no reader has seen before; and
+// where another branch has filled up what was lost, what stood there. Hence the alarm, which
+// asks a person to look and to raise it by the command (docs/decisions/0007).
+const raiseEvery = time.Hour
+
+// raiseFor raises the incarnation since an agent shows an ack that the ledger does not know;
+// errTooSoon when it has done so within the hour. Nothing changes when another was first.
+func (l *Ledger) raiseFor(ctx context.Context, id int64, from protocol.Origin, incarnation int64) error {
+	now := l.now()
+	span := []any{id, from.Store, from.Agent, now.Add(-raiseEvery).UnixMicro(), now.UnixMicro()} // a time ahead is of a clock that was wrong
+	var recent int64
+	const within = "chain = $1 AND store = $2 AND agent = $3 AND raised > $4 AND raised <= $5"
+	// First without a lock: a refusal costs no more than any hello.
+	if err := l.db.read().QueryRowContext(ctx, "SELECT count(*) FROM agents WHERE "+within, span...).Scan(&recent); err != nil {
+		return fmt.Errorf("raise incarnation %d: %w", incarnation, err)
+	}
+	if recent > 0 {
+		return errTooSoon
+	}
+	alarms := newRows("itttti")
+	alarms.add(id, from.Store, from.Agent, AlarmUnknownAck, fmt.Sprintf(
+		"showed an ack that the ledger did not know: the database went back in time, and its incarnation was raised to %d; if it was not restored, the agent is not to be trusted", incarnation+1), now.UnixMicro())
+	raised, err := l.raise(ctx, incarnation, incarnation+1, "by the hello of an agent (alarm "+AlarmUnknownAck+")", func(t tx) error {
+		first := false // another relay may have raised it for the agent meanwhile
+		err := t.run(ctx, false,
+			statement{
+				text: "UPDATE agents SET raised = $5 WHERE chain = $1 AND store = $2 AND agent = $3 AND NOT (raised > $4 AND raised <= $5) RETURNING 1",
+				args: span,
+				scan: func(scanner) error { first = true; return nil },
+			},
+			statement{rows: alarms, text: alarmInsert})
+		if err == nil && !first {
+			err = errTooSoon
+		}
+		return err
+	})
+	if raised && err == nil {
+		l.log.Warn("an agent holds an ack that the ledger does not know: the database went back in time, the incarnation is raised", "origin", from.String(), "incarnation", incarnation+1)
+	}
+	return err
+}
+
+// doubt names an agent whose ack is not believed. The detail holds nothing that the agent can
+// choose, so that it cannot fill the table.
+func (l *Ledger) doubt(ctx context.Context, id int64, from protocol.Origin, incarnation int64, why string) error {
+	alarms := newRows("itttti")
+	alarms.add(id, from.Store, from.Agent, AlarmUnknownAck, fmt.Sprintf(
+		"shows an ack that the ledger does not know, and is not believed: %s; if the database was restored since it had incarnation %d, run `storelay-relay restore -raise`", why, incarnation), l.now().UnixMicro())
+	return l.exec(ctx, statement{rows: alarms, text: alarmInsert})
+}
 
 // jump moves everything that is handed out to the next multiple of step, under the lock of
 // every chain's row: a commit is finished before, or reads the new incarnation. (A chain that

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"slices"
 	"testing"
+	"time"
 
 	"github.com/storelay/storelay/protocol"
 	"github.com/storelay/storelay/relay/ledger"
@@ -226,7 +227,8 @@ func TestWelcomeTellsWhereTheEpochsStand(t *testing.T) {
 
 func TestAnAckThatTheLedgerDoesNotKnowRaisesItsIncarnation(t *testing.T) {
 	both(t, func(t *testing.T, url string) {
-		l, _ := open(t, url)
+		at := time.Now()
+		l, _ := openAt(t, url, func() time.Time { return at })
 		a := newAgent(t, "0001", "pc", 1)
 		acked(t, l, a, a.begin(transaction(t, sale("0001", 1))))
 		if err := l.PutStore(t.Context(), chain, ledger.Store{ID: "0001", Zone: "Europe/Stockholm", Currency: "SEK"}); err != nil {
@@ -240,6 +242,7 @@ func TestAnAckThatTheLedgerDoesNotKnowRaisesItsIncarnation(t *testing.T) {
 		lost := protocol.Mark{Epoch: a.epoch, Through: 9}
 		// Another incarnation's ack proves nothing; this one's does.
 		for _, tt := range []struct{ seen, want int64 }{{0, 1}, {7, 1}, {1, 2}, {1, 2}, {2, 3}} {
+			at = at.Add(time.Hour) // one agent raises it no sooner
 			w, err := l.Welcome(t.Context(), a.from, protocol.Hello{Incarnation: tt.seen, LastAck: &lost})
 			if err != nil || w.Incarnation != tt.want || len(w.Marks) != 1 || w.Marks[0].Through != 3 {
 				t.Errorf("welcome for incarnation %d: %+v, %v, want %d", tt.seen, w, err, tt.want)

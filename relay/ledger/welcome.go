@@ -18,9 +18,10 @@ const maxSkew = 5 * time.Minute
 
 // Welcome answers a hello: the incarnation, the relay's time, and a mark for each epoch that
 // the hello names; an epoch that is not known stands at 0 with its genesis hash. A hello
-// that shows an ack of this incarnation above the mark, or of another record, proves that the
-// ledger went back in time: its incarnation is raised first. A revoked agent gets ErrRevoked. How far the agent's
-// clock is from the relay's is noted; nothing is ordered by either.
+// that shows an ack of this incarnation above the mark, or of another record, says that the
+// ledger went back in time: its incarnation is raised first, unless the agent is not believed
+// (raiseFor). A revoked agent gets ErrRevoked. How far the agent's clock is from the relay's is
+// noted; nothing is ordered by either.
 func (l *Ledger) Welcome(ctx context.Context, from protocol.Origin, hello protocol.Hello) (protocol.Welcome, error) {
 	if err := checkOrigin(from); err != nil {
 		return protocol.Welcome{}, fmt.Errorf("welcome: %w", err)
@@ -30,22 +31,36 @@ func (l *Ledger) Welcome(ctx context.Context, from protocol.Origin, hello protoc
 		return protocol.Welcome{}, fmt.Errorf("welcome %s: %w", from, err)
 	}
 	for {
-		w, lost, err := l.welcome(ctx, id, from, hello)
+		w, shows, err := l.welcome(ctx, id, from, hello)
+		again := false
+		if err == nil && shows == ackForeign {
+			err = l.doubt(ctx, id, from, w.Incarnation, "its epoch is another agent's")
+		} else if err == nil && shows == ackLost {
+			if err = l.raiseFor(ctx, id, from, w.Incarnation); errors.Is(err, errTooSoon) {
+				err = l.doubt(ctx, id, from, w.Incarnation, "its hello has raised the incarnation less than an hour before")
+			} else {
+				again = true
+			}
+		}
 		if err != nil {
 			return protocol.Welcome{}, fmt.Errorf("welcome %s: %w", from, err)
 		}
-		if !lost {
+		if !again {
 			return w, nil
-		}
-		l.log.Warn("an agent holds an ack that the ledger does not know: the database went back in time, the incarnation is raised",
-			"origin", from.String(), "epoch", hello.LastAck.Epoch, "acked", hello.LastAck.Through, "incarnation", w.Incarnation)
-		if _, err := l.raise(ctx, w.Incarnation, w.Incarnation+1, "by the hello of an agent that holds an ack which it does not know"); err != nil {
-			return protocol.Welcome{}, fmt.Errorf("welcome %s: %w", from, err)
 		}
 	}
 }
 
-func (l *Ledger) welcome(ctx context.Context, id int64, from protocol.Origin, hello protocol.Hello) (w protocol.Welcome, lost bool, err error) {
+// What the ack in a hello says of the ledger.
+type shownAck int
+
+const (
+	ackKnown   shownAck = iota // the ledger has given it, or none is shown that it would have to know
+	ackLost                    // the ledger does not know it, or has another record there
+	ackForeign                 // the agent cannot have had it
+)
+
+func (l *Ledger) welcome(ctx context.Context, id int64, from protocol.Origin, hello protocol.Hello) (w protocol.Welcome, shows shownAck, err error) {
 	now := l.now()
 	w.Time = now.UTC().Format(time.RFC3339)
 	asked := newRows("ittt")
@@ -103,27 +118,38 @@ func (l *Ledger) welcome(ctx context.Context, id int64, from protocol.Origin, he
 			statement{rows: alarms, text: alarmInsert})
 	})
 	if err != nil {
-		return w, false, err
+		return w, ackKnown, err
 	}
 	if state == AgentRevoked {
-		return w, false, ErrRevoked
+		return w, ackKnown, ErrRevoked
 	}
 	for _, epoch := range order {
 		w.Marks = append(w.Marks, marks[epoch])
 	}
 	ack := hello.LastAck
 	if ack == nil || hello.Incarnation != w.Incarnation || !ack.Epoch.Valid() {
-		return w, false, nil
+		return w, ackKnown, nil
 	}
 	if ack.Through <= marks[ack.Epoch].Through { // another branch may have filled it up again
 		hash, found, err := l.hashAt(ctx, id, from, ack.Epoch, ack.Through)
-		return w, found && hash != ack.Hash, err
+		if found && hash != ack.Hash {
+			shows = ackLost
+		}
+		return w, shows, err
 	}
-	// Not when the ack was another agent's, whose records this one delivers.
-	var others int64
-	err = l.db.read().QueryRowContext(ctx, "SELECT count(*) FROM streams WHERE chain = $1 AND epoch = $2 AND through >= $3 AND NOT (store = $4 AND agent = $5)",
-		id, string(ack.Epoch), int64(min(ack.Through, math.MaxInt64)), from.Store, from.Agent).Scan(&others)
-	return w, others == 0, err
+	// An epoch that the ledger does not know may have begun after the backup, and one that was
+	// sealed before may have gone on in a clone: both are believed. Another agent's epoch is not
+	// this one's. (Where it is known that far, this agent delivers the other's records.)
+	var others, through int64
+	err = l.db.read().QueryRowContext(ctx, "SELECT count(*), coalesce(max(through), 0) FROM streams WHERE chain = $1 AND epoch = $2 AND NOT (store = $3 AND agent = $4)",
+		id, string(ack.Epoch), from.Store, from.Agent).Scan(&others, &through)
+	switch {
+	case others == 0:
+		shows = ackLost
+	case uint64(through) < ack.Through:
+		shows = ackForeign
+	}
+	return w, shows, err
 }
 
 // hashAt is the hash of a stream through one of its records; not found where there is a hole.
