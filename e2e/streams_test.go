@@ -284,6 +284,67 @@ func TestEDG05ARevokedPCWithABacklog(t *testing.T) {
 	}
 }
 
+// TestEDG05ARetiredPCWithABacklog lets an agent retire while it holds sales and its relay is down.
+// It delivers them and what it still accepts, hears no more of head office, and is done when
+// nothing waits: after it is revoked nothing is missing, and nothing is in quarantine.
+func TestEDG05ARetiredPCWithABacklog(t *testing.T) {
+	c, s := one(t)
+	sell := func(n int) {
+		t.Helper()
+		for range n {
+			if _, err := s.Till.Sale(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	zone := func() string {
+		t.Helper()
+		var status struct{ StoreSettings struct{ Zone string } }
+		check(t, s.StatusInto(t.Context(), &status))
+		return status.StoreSettings.Zone
+	}
+	sell(5)
+	delivered(t, s)
+	for limit := time.Now().Add(time.Minute); zone() != "Europe/Stockholm"; wait(50 * time.Millisecond) {
+		if time.Now().After(limit) {
+			t.Fatalf("zone %q, want that of head office", zone())
+		}
+	}
+	check(t, c.Relays[0].Kill())
+	sell(20)
+	_, err := c.Admin(t.Context(), "agent", "retire", "-chain", chain.Name, "-store", s.ID, "-agent", "pc-"+s.ID)
+	check(t, err)
+	_, err = c.Admin(t.Context(), "store", "set", "-chain", chain.Name, "-id", s.ID, "-name", "High Street", "-zone", "Europe/Helsinki", "-currency", "SEK")
+	check(t, err)
+	if status, err := s.Status(t.Context()); err != nil || status.Queue.Waiting < 20 {
+		t.Errorf("%d records wait, %v, want the backlog", status.Queue.Waiting, err)
+	}
+	check(t, c.StartRelay(t.Context(), c.Relays[0]))
+	delivered(t, s)
+	sell(5) // its tills are still at work
+	prove(t, c, 30)
+	list, err := c.Admin(t.Context(), "agent", "list", "-chain", chain.Name)
+	check(t, err)
+	if !strings.Contains(list, "retiring") {
+		t.Errorf("agents:\n%s\nwant one that retires", list)
+	}
+	if got := zone(); got != "Europe/Stockholm" {
+		t.Errorf("zone %q: a retiring agent is fed", got)
+	}
+	quiet(t, c) // a person did this, and nothing is lost
+
+	check(t, s.Agent.Stop())
+	_, err = c.Admin(t.Context(), "revoke", "-chain", chain.Name, "-store", s.ID, "-agent", "pc-"+s.ID)
+	check(t, err)
+	check(t, c.Enrol(t.Context(), s, "pc-new"))
+	check(t, s.Agent.Start())
+	check(t, s.Awake(t.Context()))
+	drainAndRetry(t, c, s, 0)
+	if got := zone(); got != "Europe/Helsinki" {
+		t.Errorf("zone %q of the PC's next agent, want what head office has said since", got)
+	}
+}
+
 // drainAndRetry delivers what a former agent holds, wants that many sales in quarantine, and
 // applies them as a person would, once.
 func drainAndRetry(t *testing.T, c *chain.Chain, s *chain.Store, sales int) {
