@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"testing"
+	"time"
 
 	"github.com/storelay/storelay/agent/journal"
 	"github.com/storelay/storelay/protocol"
@@ -209,6 +210,37 @@ func TestAMarkThatIsNotOursSendsItsWholeEpochAgain(t *testing.T) {
 	}
 }
 
+// TestAWrongClockDropsNothing sets the clock right of a PC whose battery is dead, and has it
+// stand in the future for a moment.
+func TestAWrongClockDropsNothing(t *testing.T) {
+	m := newMachine(1)
+	m.opt.SegmentBytes = 16 << 10
+	right := m.now
+	m.now = time.Date(2001, 1, 1, 0, 0, 0, 0, time.UTC)
+	do(t, m.open())
+	m.sellMany(t, 60)
+	for m.j.Stats().Waiting > 0 {
+		do(t, m.deliver(100))
+	}
+	do(t, m.j.Keep())
+	held := m.j.Stats().Segments
+	for _, now := range []time.Time{right, right.AddDate(30, 0, 0), right} {
+		m.now = now
+		m.ran += time.Minute
+		do(t, m.j.Keep())
+		do(t, m.j.Keep())
+		do(t, m.restart())
+		if got := m.j.Stats().Segments; held < 3 || got < held {
+			t.Fatalf("%d segments with the clock at %s, %d before", got, now, held)
+		}
+	}
+	for _, s := range m.accepted {
+		if receipt, err := m.again(s); err != nil || receipt.Position != s.at {
+			t.Fatalf("sale %s, accepted at %s, is accepted at %s, %v", s.key, s.at, receipt.Position, err)
+		}
+	}
+}
+
 func TestWhatRetentionDroppedIsSkippedAfterARewind(t *testing.T) {
 	m := opened(t)
 	m.sellMany(t, 60)
@@ -220,7 +252,7 @@ func TestWhatRetentionDroppedIsSkippedAfterARewind(t *testing.T) {
 	m.sellMany(t, 30)
 	do(t, m.deliver(100))
 	do(t, m.j.Keep())
-	m.now = m.now.AddDate(0, 0, 15)
+	m.live(15 * 24 * time.Hour)
 	do(t, m.j.Keep())
 	do(t, m.j.Keep())
 	if len(m.disk.Files(".zst")) > 0 {

@@ -47,7 +47,7 @@ type Options struct {
 	Remark func(old protocol.DayMark, head protocol.Mark) ([]byte, error)
 
 	SegmentBytes int64                            // 4 MiB
-	RetainFor    time.Duration                    // acknowledged records and idempotency keys stay known; 14 days
+	RetainFor    time.Duration                    // acknowledged records and idempotency keys stay known, while the PC runs; 14 days
 	FloorBytes   uint64                           // free space below which minor entries are refused, below half of it all; 96 MiB
 	ReserveBytes int64                            // laid by, and given up when the disk is full; 16 MiB, negative: none
 	FreeBytes    func(dir string) (uint64, error) // Disk.Free
@@ -95,9 +95,10 @@ type Journal struct {
 	ackIndex  map[uint64]ack // by epoch's ordinal: not yet in the index
 	ackFile   map[uint64]ack // not yet in a segment
 	damage    []string
-	waiting   int64     // durable records without an ack
-	snapped   point     // what the newest snapshot of this run has
-	snappedAt time.Time // when it was taken
+	waiting   int64         // durable records without an ack
+	snapped   point         // what the newest snapshot of this run has
+	snappedAt time.Duration // age when it was taken; a day before birth when that is not known
+	ageing    ageing
 }
 
 // An epoch of this agent.
@@ -164,7 +165,8 @@ func Open(opt Options) (*Journal, error) {
 	}
 	j := &Journal{
 		opt: opt, lock: lock, datasync: File.Datasync,
-		groups: make(chan *group, 4), acks: make(chan struct{}, 1), flushes: make(chan chan error), wake: make(chan struct{}, 1),
+		groups: make(chan *group, 4), snappedAt: -snapshotEvery,
+		acks: make(chan struct{}, 1), flushes: make(chan chan error), wake: make(chan struct{}, 1),
 		overlay: newOverlay(), feeds: map[string]feedState{},
 		ackIndex: map[uint64]ack{}, ackFile: map[uint64]ack{},
 	}

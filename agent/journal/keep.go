@@ -3,6 +3,7 @@ package journal
 import (
 	"bytes"
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -78,6 +79,9 @@ func (j *Journal) Keep() error { return j.keep() }
 func (j *Journal) keep() error {
 	j.keepReserve()
 	signal(j.acks) // some may have waited for room
+	if err := j.grow(); err != nil {
+		return err
+	}
 	if err := j.compress(); err != nil {
 		return err
 	}
@@ -92,14 +96,14 @@ func (j *Journal) keep() error {
 	var due []*segment
 	j.mu.Lock()
 	for _, s := range j.segs {
-		if !mutant.On(mutant.TrimTooEarly) && (!s.packed || !j.delivered(s) || !low && j.opt.Now().Sub(s.since) < j.opt.RetainFor) {
+		if !mutant.On(mutant.TrimTooEarly) && (!s.packed || !j.delivered(s) || !low && j.ageing.age-s.since < j.opt.RetainFor) {
 			break // oldest first, without holes
 		}
 		due = append(due, s)
 	}
-	last, lastAt := j.snapped, j.snappedAt
+	last, young := j.snapped, j.ageing.age-j.snappedAt < snapshotEvery
 	j.mu.Unlock()
-	if len(due) > 0 && (last.seg <= due[len(due)-1].ord) || last.seg == 0 || j.opt.Now().Sub(lastAt) >= snapshotEvery {
+	if len(due) > 0 && (last.seg <= due[len(due)-1].ord) || last.seg == 0 || !young {
 		if low { // first what the snapshot before covers: it makes room for the next
 			if err := j.drop(due); err != nil {
 				return err
@@ -194,6 +198,12 @@ func (j *Journal) pack(s *segment) error {
 	if err != nil {
 		return err
 	}
+	j.mu.Lock()
+	age := j.ageing.age
+	j.mu.Unlock()
+	if err := j.note(packedKey(s.ord), binary.AppendVarint(nil, age.Milliseconds())); err != nil {
+		return err
+	}
 	j.files.Lock()
 	defer j.files.Unlock()
 	if err := j.opt.Disk.Remove(j.segmentPath(s.ord, false)); err != nil {
@@ -201,11 +211,12 @@ func (j *Journal) pack(s *segment) error {
 	}
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	s.packed, s.size, s.since = true, size, j.opt.Now()
+	s.packed, s.size, s.since = true, size, j.ageing.age
 	return nil
 }
 
-// purge takes keys off the index that have expired and whose records are acknowledged.
+// purge takes keys off the index that have expired and whose records are acknowledged, and what
+// it says of segments that were dropped.
 func (j *Journal) purge() error {
 	old := func(v []byte) bool {
 		k, ok := decodeKnown(v)
@@ -221,9 +232,28 @@ func (j *Journal) purge() error {
 	if err != nil {
 		return fmt.Errorf("purge keys: %w", err)
 	}
+	j.mu.Lock()
+	oldest := []byte{'q'} // beyond all of them
+	if len(j.segs) > 0 {
+		oldest = packedKey(j.segs[0].ord)
+	}
+	j.mu.Unlock()
+	var dropped [][]byte
+	err = j.db.each([]byte{'p'}, func(k, _ []byte) error {
+		if bytes.Compare(k, oldest) < 0 {
+			dropped = append(dropped, bytes.Clone(k))
+		}
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("purge ages: %w", err)
+	}
 	j.keyMu.Lock()
 	defer j.keyMu.Unlock()
 	c := j.db.change()
+	for _, k := range dropped {
+		c.del(k)
+	}
 	for _, k := range keys {
 		v, err := j.db.get(k)
 		if err != nil {

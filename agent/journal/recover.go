@@ -168,7 +168,7 @@ func (j *Journal) listSegments() (voids []string, err error) {
 			}
 			found = found[:len(found)-1]
 		}
-		s := &segment{size: f.Size, packed: packed, since: f.ModTime}
+		s := &segment{size: f.Size, packed: packed}
 		s.ord = ord
 		found = append(found, s)
 		j.w.nextOrd = max(j.w.nextOrd, ord)
@@ -306,6 +306,9 @@ func (j *Journal) loadIndex() error {
 	if raw != nil {
 		d := decoder{b: raw}
 		j.last = d.lastAck()
+	}
+	if err := j.loadAges(); err != nil {
+		return err
 	}
 	err = j.db.each([]byte{'a'}, func(k, v []byte) error {
 		d := decoder{b: v}
