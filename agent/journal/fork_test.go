@@ -277,3 +277,47 @@ func TestWhatRetentionDroppedIsSkippedAfterARewind(t *testing.T) {
 		t.Errorf("damage %v, want none: retention did it", d)
 	}
 }
+
+// TestALostSegmentLeavesItsNeighboursAlone loses the middle one of three epochs. The first, of
+// which nothing was delivered, is neither dropped nor forgotten.
+func TestALostSegmentLeavesItsNeighboursAlone(t *testing.T) {
+	for _, index := range []string{"kept", "lost before", "lost after"} {
+		t.Run("index "+index, func(t *testing.T) {
+			m := opened(t)
+			m.sellMany(t, 5)
+			for range 2 {
+				do(t, m.restart())
+				m.sellMany(t, 5)
+			}
+			m.disk.Kill()
+			m.disk.Delete(m.disk.Files(".seg")[1])
+			if index == "lost before" {
+				m.index.Lose()
+			}
+			do(t, m.open())
+			for range 3 {
+				m.live(15 * 24 * time.Hour)
+				do(t, m.j.Keep())
+			}
+			if index == "lost after" {
+				m.disk.Kill()
+				m.index.Lose()
+				do(t, m.open())
+			}
+			held := map[string]bool{}
+			for _, b := range m.waiting(t) {
+				for _, r := range b.Records {
+					held[string(r.Body)] = true
+				}
+			}
+			for i, s := range m.accepted {
+				if middle := 5 <= i && i < 10; !held[s.body] && (!middle || index == "kept") {
+					t.Errorf("sale %d is not held any more; damage %q", i, m.j.Damage())
+				}
+			}
+			if len(m.j.Damage()) == 0 && index != "kept" {
+				t.Error("no loss is named")
+			}
+		})
+	}
+}

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"math"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -50,7 +51,9 @@ func (j *Journal) recover() error {
 	if err := j.opt.Disk.SyncDir(j.opt.Dir); err != nil {
 		return err
 	}
-	j.linkEpochs()
+	if err := j.linkEpochs(); err != nil {
+		return err
+	}
 	if err := j.replay(fresh); err != nil {
 		return fmt.Errorf("bring index up to the journal: %w", err)
 	}
@@ -191,12 +194,6 @@ func (j *Journal) listSegments() (voids []string, err error) {
 		}
 		if after != nil {
 			s.next = after.first
-			if after.epoch != s.epoch {
-				s.next = s.first
-				if after.before != nil && after.before.ord == s.epoch {
-					s.next = after.before.mark.Through + 1
-				}
-			}
 		}
 		j.segs = append(j.segs, s)
 		after = s
@@ -354,13 +351,22 @@ func (j *Journal) addEpoch(ord uint64, id protocol.Epoch, bef *before, f *fork) 
 }
 
 // linkEpochs reads from each seal where the epoch before ended; the newest one ends where
-// mendTail found its tail, or where the index says.
-func (j *Journal) linkEpochs() {
+// mendTail found its tail, or where the index says. An epoch whose end nobody tells ends with
+// what is held of it.
+func (j *Journal) linkEpochs() error {
 	for i, e := range j.epochs {
-		if i+1 < len(j.epochs) {
-			if b := j.epochs[i+1].before; b != nil && b.ord == e.ord {
-				e.last, e.hash = b.mark.Through, b.mark.Hash
-			}
+		if i+1 == len(j.epochs) {
+			continue
+		}
+		if b := j.epochs[i+1].before; b != nil && b.ord == e.ord {
+			e.last, e.hash = b.mark.Through, b.mark.Hash
+		} else if err := j.findEnd(e); err != nil {
+			return fmt.Errorf("look for the end of epoch %s: %w", e.id, err)
+		}
+	}
+	for i, s := range j.segs {
+		if e := j.ordinal(s.epoch); e != nil && (i+1 == len(j.segs) || j.segs[i+1].epoch != s.epoch) {
+			s.next = max(s.first, e.last+1)
 		}
 	}
 	if n := len(j.epochs); n > 0 && j.epochs[n-1].ord == j.indexed.ord && j.epochs[n-1].last < j.indexed.seq {
@@ -372,4 +378,32 @@ func (j *Journal) linkEpochs() {
 			j.forked = e.ord
 		}
 	}
+	return nil
+}
+
+// findEnd gives an epoch the end of what is held of it.
+func (j *Journal) findEnd(e *epoch) error {
+	found := func(s *stored) error {
+		if s.rec.Seq > e.last {
+			e.last, e.hash = s.rec.Seq, s.rec.Hash(s.prev)
+		}
+		return nil
+	}
+	if err := j.readIndex(e.ord, 1, found); err != nil {
+		return err
+	}
+	j.mu.Lock()
+	for _, s := range j.segs {
+		if s.epoch == e.ord {
+			s.next = math.MaxUint64 // read on
+		}
+	}
+	j.mu.Unlock()
+	if err := j.readSegments(e.ord, 1, found); err != nil {
+		return err
+	}
+	if e.acked < e.last {
+		j.damaged("epoch %s: how it ended is lost; what is held of it ends with record %d", e.id, e.last)
+	}
+	return nil
 }
