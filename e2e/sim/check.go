@@ -210,9 +210,9 @@ func (c *checker) nothingNamedForNothing() {
 }
 
 // trimmed says that a ledger which was restored may lack what agents have dropped meanwhile:
-// after a fortnight, by their clocks.
+// after a fortnight, or to make room on a full disk.
 func (w *world) trimmed() bool {
-	return w.relay.restores > 0 && (w.s.Gap > 0 || slices.ContainsFunc(w.pcs, func(p *pc) bool { return p.lostTime }))
+	return w.relay.restores > 0 && (w.s.Gap > 0 || slices.ContainsFunc(w.pcs, func(p *pc) bool { return p.filled }))
 }
 
 // mayBeHeld says whether a record may be in quarantine.
