@@ -78,6 +78,7 @@ type Journal struct {
 	wake    chan struct{}
 	w       writer     // owned by the committer while Run runs
 	indexed point      // what the index has; owned by the indexer while Run runs
+	lost    []lost     // whose keys are not forgotten yet; owned by the committer while Run runs
 	snapMu  sync.Mutex // one snapshot is written at a time; taken before mu
 	keyMu   sync.Mutex // one at a time writes idempotency keys to the index: indexer or keeper
 

@@ -37,6 +37,7 @@ func (j *Journal) keepAll(ctx context.Context) {
 		if err := j.keep(); err != nil {
 			j.opt.Log.Error("retention failed, nothing is dropped", "err", err)
 		}
+		_ = j.do(func() error { j.goOnWithFork(); return nil }) // it has logged, or the journal ends
 		j.mu.Lock()
 		idle := j.waiting == 0
 		j.mu.Unlock()
@@ -218,19 +219,9 @@ func (j *Journal) pack(s *segment) error {
 // purge takes keys off the index that have expired and whose records are acknowledged, and what
 // it says of segments that were dropped.
 func (j *Journal) purge() error {
-	old := func(v []byte) bool {
-		k, ok := decodeKnown(v)
-		return ok && j.expired(k) && k.seq <= j.ackedOf(k.ord)
-	}
-	var keys [][]byte
-	err := j.db.each([]byte{'i'}, func(k, v []byte) error {
-		if old(v) {
-			keys = append(keys, bytes.Clone(k))
-		}
-		return nil
-	})
+	keys, err := j.keysOf(func(k known) bool { return j.expired(k) && k.seq <= j.ackedOf(k.ord) })
 	if err != nil {
-		return fmt.Errorf("purge keys: %w", err)
+		return err
 	}
 	j.mu.Lock()
 	oldest := []byte{'q'} // beyond all of them
@@ -238,34 +229,50 @@ func (j *Journal) purge() error {
 		oldest = packedKey(j.segs[0].ord)
 	}
 	j.mu.Unlock()
-	var dropped [][]byte
-	err = j.db.each([]byte{'p'}, func(k, _ []byte) error {
+	err = j.db.each([]byte{'p'}, func(k, v []byte) error {
 		if bytes.Compare(k, oldest) < 0 {
-			dropped = append(dropped, bytes.Clone(k))
+			keys = append(keys, pair{bytes.Clone(k), bytes.Clone(v)})
 		}
 		return nil
 	})
 	if err != nil {
 		return fmt.Errorf("purge ages: %w", err)
 	}
+	return j.forget(keys)
+}
+
+// keysOf are the idempotency keys in the index whose records are such.
+func (j *Journal) keysOf(such func(known) bool) (keys []pair, err error) {
+	err = j.db.each([]byte{'i'}, func(k, v []byte) error {
+		if known, ok := decodeKnown(v); ok && such(known) {
+			keys = append(keys, pair{bytes.Clone(k), bytes.Clone(v)})
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("look through keys: %w", err)
+	}
+	return keys, nil
+}
+
+// forget takes pairs off the index that have not changed meanwhile: a key may have been
+// accepted anew.
+func (j *Journal) forget(pairs []pair) error {
 	j.keyMu.Lock()
 	defer j.keyMu.Unlock()
 	c := j.db.change()
-	for _, k := range dropped {
-		c.del(k)
-	}
-	for _, k := range keys {
-		v, err := j.db.get(k)
+	for _, p := range pairs {
+		v, err := j.db.get(p.k)
 		if err != nil {
 			c.txn.discard()
-			return fmt.Errorf("purge keys: %w", err)
+			return fmt.Errorf("forget keys: %w", err)
 		}
-		if v != nil && old(v) { // it may have been accepted anew
-			c.del(k)
+		if bytes.Equal(v, p.v) {
+			c.del(p.k)
 		}
 	}
 	if err := c.commit(); err != nil {
-		return fmt.Errorf("purge keys: %w", err)
+		return fmt.Errorf("forget keys: %w", err)
 	}
 	return nil
 }

@@ -67,6 +67,9 @@ func (j *Journal) recover() error {
 			return err
 		}
 	}
+	if err := j.forgetLost(); err != nil {
+		return err
+	}
 	if err := j.indexAcks(); err != nil {
 		return fmt.Errorf("write acks to index: %w", err)
 	}
@@ -105,6 +108,25 @@ func (j *Journal) setUnreadableAside() (some bool, err error) {
 	return some, nil
 }
 
+// A lost stretch of records is one that the relay has not acknowledged and nobody can read.
+type lost struct{ ord, from, to uint64 }
+
+// forgetLost takes the idempotency keys of lost records off the index: a till that posts such
+// a record again brings it back, and must not be told that it is held.
+func (j *Journal) forgetLost() error {
+	if len(j.lost) == 0 {
+		return nil
+	}
+	keys, err := j.keysOf(func(k known) bool {
+		return slices.ContainsFunc(j.lost, func(l lost) bool { return k.ord == l.ord && l.from <= k.seq && k.seq <= l.to })
+	})
+	if err == nil {
+		err = j.forget(keys)
+	}
+	j.lost = nil
+	return err
+}
+
 // nameLosses names the records that wait to be sent and that nobody can read: they are neither
 // in the index, which is fresh, nor in a segment.
 func (j *Journal) nameLosses() error {
@@ -130,9 +152,10 @@ func (j *Journal) nameLosses() error {
 			if err := j.readSegments(e.ord, uint64(gap.from), taken); err != nil {
 				return fmt.Errorf("look for lost records: %w", err)
 			}
-			for _, lost := range append(gaps, missing) {
-				if lost.from < lost.to {
-					j.damaged("records %d to %d of epoch %s are lost", lost.from, lost.to-1, e.id)
+			for _, gap := range append(gaps, missing) {
+				if gap.from < gap.to {
+					j.damaged("records %d to %d of epoch %s are lost", gap.from, gap.to-1, e.id)
+					j.lost = append(j.lost, lost{e.ord, uint64(gap.from), uint64(gap.to - 1)})
 				}
 			}
 		}
