@@ -47,7 +47,7 @@ type Options struct {
 	Remark func(old protocol.DayMark, head protocol.Mark) ([]byte, error)
 
 	SegmentBytes int64                            // 4 MiB
-	RetainFor    time.Duration                    // acknowledged records and idempotency keys stay known; 14 days
+	RetainFor    time.Duration                    // acknowledged records and idempotency keys stay known, while the PC runs; 14 days
 	FloorBytes   uint64                           // free space below which minor entries are refused, below half of it all; 96 MiB
 	ReserveBytes int64                            // laid by, and given up when the disk is full; 16 MiB, negative: none
 	FreeBytes    func(dir string) (uint64, error) // Disk.Free
@@ -78,6 +78,7 @@ type Journal struct {
 	wake    chan struct{}
 	w       writer     // owned by the committer while Run runs
 	indexed point      // what the index has; owned by the indexer while Run runs
+	lost    []lost     // found by Open
 	snapMu  sync.Mutex // one snapshot is written at a time; taken before mu
 	keyMu   sync.Mutex // one at a time writes idempotency keys to the index: indexer or keeper
 
@@ -95,9 +96,10 @@ type Journal struct {
 	ackIndex  map[uint64]ack // by epoch's ordinal: not yet in the index
 	ackFile   map[uint64]ack // not yet in a segment
 	damage    []string
-	waiting   int64     // durable records without an ack
-	snapped   point     // what the newest snapshot of this run has
-	snappedAt time.Time // when it was taken
+	waiting   int64         // durable records without an ack
+	snapped   point         // what the newest snapshot of this run has
+	snappedAt time.Duration // age when it was taken; a day before birth when that is not known
+	ageing    ageing
 }
 
 // An epoch of this agent.
@@ -164,7 +166,8 @@ func Open(opt Options) (*Journal, error) {
 	}
 	j := &Journal{
 		opt: opt, lock: lock, datasync: File.Datasync,
-		groups: make(chan *group, 4), acks: make(chan struct{}, 1), flushes: make(chan chan error), wake: make(chan struct{}, 1),
+		groups: make(chan *group, 4), snappedAt: -snapshotEvery,
+		acks: make(chan struct{}, 1), flushes: make(chan chan error), wake: make(chan struct{}, 1),
 		overlay: newOverlay(), feeds: map[string]feedState{},
 		ackIndex: map[uint64]ack{}, ackFile: map[uint64]ack{},
 	}
@@ -280,10 +283,15 @@ func (j *Journal) Damage() []string {
 // damaged notes damage and says it loudly. The caller does not hold mu.
 func (j *Journal) damaged(format string, args ...any) {
 	s := fmt.Sprintf(format, args...)
-	j.opt.Log.Error("journal is damaged", "what", s)
 	j.mu.Lock()
-	defer j.mu.Unlock()
-	j.damage = append(j.damage, s)
+	known := slices.Contains(j.damage, s)
+	if !known {
+		j.damage = append(j.damage, s)
+	}
+	j.mu.Unlock()
+	if !known {
+		j.opt.Log.Error("journal is damaged", "what", s)
+	}
 }
 
 // drawEpoch appends the epoch that begins with the next record. The caller holds mu, or is

@@ -6,6 +6,7 @@ import (
 	"slices"
 
 	"github.com/storelay/storelay/protocol"
+	"github.com/storelay/storelay/protocol/mutant"
 )
 
 // mendTail looks through the newest segment, mends what is damaged in it from the index,
@@ -199,7 +200,7 @@ func (m *mend) fill(seq uint64) {
 	from := m.next
 	for ; m.next < seq; m.next++ {
 		r, payload := m.j.db.queuedAt(m.seg.epoch, m.next)
-		if r == nil {
+		if r == nil || mutant.On(mutant.MendNothing) {
 			continue
 		}
 		if lost := m.next - from; lost > 0 {
@@ -224,6 +225,7 @@ func (m *mend) lost(from, to uint64) {
 	}
 	if to > acked {
 		m.j.damaged("segment %d: records %d to %d of epoch %s are lost", m.seg.ord, max(from, acked+1), to, m.seg.id)
+		m.j.lost = append(m.j.lost, lost{m.seg.epoch, max(from, acked+1), to})
 	}
 }
 

@@ -170,10 +170,6 @@ func (c *checker) everythingOnce() {
 	for _, e := range w.book.entries {
 		k := key(e.pc.store.id, e.kind, e.body)
 		if e.doubt {
-			doubted[k]++
-			if e.count != nil && applied[k] > 0 && wanted[k] == 0 {
-				c.present = append(c.present, e)
-			}
 			continue
 		}
 		wanted[k]++
@@ -187,6 +183,13 @@ func (c *checker) everythingOnce() {
 		default:
 			w.fail("lost: %s %s, accepted by %s on %s at %s/%d: %s", e.kind, e.id, e.pc.name, e.at.Format("02 15:04:05"), short(e.where.Epoch), e.where.Seq, e.body)
 			return
+		}
+	}
+	for _, e := range w.book.entries { // whatever is applied beyond what was accepted without a doubt
+		if k := key(e.pc.store.id, e.kind, e.body); e.doubt {
+			if doubted[k]++; e.count != nil && wanted[k]+doubted[k] <= applied[k] {
+				c.present = append(c.present, e)
+			}
 		}
 	}
 	for _, k := range order {
@@ -215,9 +218,9 @@ func (c *checker) nothingNamedForNothing() {
 }
 
 // trimmed says that a ledger which was restored may lack what agents have dropped meanwhile:
-// after a fortnight, by their clocks.
+// after a fortnight, or to make room on a full disk.
 func (w *world) trimmed() bool {
-	return w.relay.restores > 0 && (w.s.Gap > 0 || slices.ContainsFunc(w.pcs, func(p *pc) bool { return p.lostTime }))
+	return w.relay.restores > 0 && (w.s.Gap > 0 || slices.ContainsFunc(w.pcs, func(p *pc) bool { return p.filled }))
 }
 
 // mayBeHeld says whether a record may be in quarantine.
@@ -243,15 +246,17 @@ func countedBefore(q ledger.QuarantinedRecord) bool {
 // mayBeLost says whether an entry may be missing in the ledger.
 func (c *checker) mayBeLost(e *entry) bool {
 	for _, t := range e.pc.taints {
-		if e.at.After(t.from) && !e.at.After(t.to) && (!t.named || c.named(e)) {
+		switch {
+		case !e.at.After(t.from) || e.at.After(t.to):
+		case t.how == unknown, t.how == named && c.named(e), c.w.relay.restores > 0 && c.holed(e):
 			return true
 		}
 	}
-	return c.w.trimmed() && c.named(e)
+	return c.w.trimmed() && c.holed(e)
 }
 
-// named says whether somebody was told that an entry is lost.
-func (c *checker) named(e *entry) bool {
+// holed says whether the ledger was told that an entry is lost.
+func (c *checker) holed(e *entry) bool {
 	ours := false
 	for _, h := range c.holes {
 		if h.store != e.origin.Store || h.agent != e.origin.Agent {
@@ -263,7 +268,12 @@ func (c *checker) named(e *entry) bool {
 		ours = true
 	}
 	// A record that was appended again is lost where it stood last.
-	return ours && c.w.stats.Forks > 0 || len(c.w.book.damage[e.pc]) > 0
+	return ours && c.w.stats.Forks > 0
+}
+
+// named says whether somebody was told that an entry is lost, or that it is not known what is.
+func (c *checker) named(e *entry) bool {
+	return c.holed(e) || len(c.w.book.damage[e.pc]) > 0
 }
 
 // order checks that no epoch begins in the ledger before the one that it seals is complete.
