@@ -184,6 +184,9 @@ func (w *world) askForCertificate(s *store, day protocol.Day) {
 	if !ok || c.State != ledger.DayComplete || s.copy != nil || s.pc.lostTime || s.badClock || len(s.pc.taints) > 0 {
 		return
 	}
+	if s.pc.former != nil && w.relay.restores > 0 {
+		return // a ledger put back to before it knew the former agent expects nothing of it, until the folder is drained again
+	}
 	ended := s.rule().Start(day.AddDays(1))
 	there := map[string]bool{}
 	for after := int64(0); ; {

@@ -362,13 +362,14 @@ func (r *relay) lookAtAlarms() {
 		return
 	}
 	alarms, err := r.ledger.Alarms(r.w.ctx(), chain)
-	if err != nil {
+	_, stands, headErr := r.ledger.Head(r.w.ctx(), chain) // it may be raised already, and no agent there to hear
+	if err = errors.Join(err, headErr); err != nil {
 		r.w.fail("alarms: %v", err)
 	}
 	for _, a := range alarms {
 		var seen int64
 		_, after, found := strings.Cut(a.Detail, "-above ")
-		if _, err := fmt.Sscan(after, &seen); a.Kind != ledger.AlarmOlderLedger || !found || err != nil || seen <= r.incarnation {
+		if _, err := fmt.Sscan(after, &seen); a.Kind != ledger.AlarmOlderLedger || !found || err != nil || seen <= max(r.incarnation, stands) {
 			continue
 		}
 		r.w.say("relay: is raised above %d: %s", seen, a.Detail)
