@@ -23,6 +23,7 @@ func (a *Agent) Accept(ctx context.Context, in till.Intake) (till.Accepted, erro
 	accepted := till.Accepted{Position: receipt.Position, At: receipt.At, Known: receipt.Known}
 	for _, known := range []struct{ journal, till error }{
 		{journal.ErrConflict, till.ErrConflict}, {journal.ErrFull, till.ErrFull}, {journal.ErrTooBig, till.ErrTooBig},
+		{journal.ErrBusy, till.ErrBusy},
 	} {
 		if errors.Is(err, known.journal) {
 			return accepted, fmt.Errorf("%w: %w", known.till, err)

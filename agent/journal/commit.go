@@ -59,10 +59,9 @@ func (j *Journal) commitAll(ctx context.Context) error {
 		select {
 		case <-j.queue.wake:
 		case <-ctx.Done():
-			rest := j.queue.close()
-			last := &queue{wake: make(chan struct{}, 1), wait: rest}
-			for last.len() > 0 {
-				j.commit(last.take(groupCount, groupBytes))
+			j.queue.close()
+			for j.queue.len() > 0 {
+				j.commit(j.queue.take(groupCount, groupBytes))
 			}
 			return j.endRun()
 		}

@@ -127,6 +127,9 @@ func (h *handler) refusal(err error, intake Intake) problem {
 		return problem{Status: http.StatusInsufficientStorage, Code: "full", Detail: "the disk of the store PC is full; nothing was accepted", Hint: "free space on the store PC, then send the transaction again"}
 	}
 	h.Log.Error("transaction not accepted", "transaction", intake.Transaction.ID().String(), "err", err)
+	if errors.Is(err, ErrBusy) {
+		return problem{Status: http.StatusServiceUnavailable, Code: "busy", Detail: "the disk of the store PC does not keep up; this transaction was not taken", Hint: "send the same transaction again in a while"}
+	}
 	return problem{Status: http.StatusServiceUnavailable, Code: "notAccepted", Detail: "the agent could not write the transaction down", Hint: "send the same transaction again"}
 }
 
