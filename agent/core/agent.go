@@ -95,7 +95,7 @@ func New(cfg Config, o Options) (*Agent, error) {
 		return nil, err
 	}
 	a.log = o.Log.With("store", a.origin.Store, "agent", a.origin.Agent)
-	if a.rejects, err = openRejects(filepath.Join(cfg.Data, "rejected"), o.Now); err != nil {
+	if a.rejects, err = openRejects(filepath.Join(cfg.Data, "rejected"), o.Now, func() bool { return a.journal.Tight() }); err != nil {
 		return nil, err
 	}
 	if a.signer, err = newSigner(a.origin, a.tls); err != nil {
