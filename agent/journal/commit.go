@@ -222,8 +222,19 @@ func (j *Journal) lookup(r *request, fresh map[keyHash]known) (known, bool, erro
 	return *same, true, nil
 }
 
-// expired says that a key is older than RetainFor.
+// expired says that a key is older than RetainFor, and its record retained no more: the PC's
+// clock alone is not to be trusted.
 func (j *Journal) expired(k known) bool {
+	j.mu.Lock()
+	held := false
+	if len(j.segs) > 0 {
+		oldest := j.segs[0]
+		held = k.ord > oldest.epoch || k.ord == oldest.epoch && k.seq >= oldest.first
+	}
+	j.mu.Unlock()
+	if held {
+		return false
+	}
 	at, err := time.Parse(time.RFC3339Nano, k.at)
 	return err != nil || j.opt.Now().Sub(at) > j.opt.RetainFor
 }

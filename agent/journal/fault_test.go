@@ -1,6 +1,7 @@
 package journal_test
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"maps"
@@ -311,3 +312,75 @@ func TestADiskThatLiesIsFoundOut(t *testing.T) {
 }
 
 var _ journal.Disk = (*journaltest.Disk)(nil)
+
+// TestAForkOnAFullDiskLeavesTheFloorAlone forks a journal that fills its disk: records are
+// moved as the keeper makes room of those that were, and none is lost or moved twice.
+func TestAForkOnAFullDiskLeavesTheFloorAlone(t *testing.T) {
+	m := newMachine(5)
+	m.disk.Capacity = 5 << 20
+	m.opt.FloorBytes, m.opt.ReserveBytes, m.opt.SegmentBytes = 4<<20, -1, 128<<10
+	do(t, m.open())
+	var err error
+	for err == nil {
+		err = m.sell()
+	}
+	if !errors.Is(err, journal.ErrFull) || len(m.accepted) < 1000 {
+		t.Fatalf("error %v after %d sales, want ErrFull", err, len(m.accepted))
+	}
+	rounds := 0
+	for err = m.j.Fork("test"); err != nil; err = m.j.Fork("test") {
+		if rounds++; !errors.Is(err, journal.ErrFull) || rounds > 100 {
+			t.Fatalf("round %d: %v", rounds, err)
+		}
+		if free, err := m.disk.Free("/"); err != nil || free < 512<<10 {
+			t.Fatalf("%d bytes are free, %v: less than an eighth of the floor, which the index needs", free, err)
+		}
+		do(t, m.j.Keep())
+	}
+	if rounds == 0 {
+		t.Error("the disk was not full")
+	}
+	m.once(t)
+}
+
+// once wants each accepted record to wait once.
+func (m *machine) once(t *testing.T) {
+	t.Helper()
+	waits := map[string]int{}
+	for _, b := range m.waiting(t) {
+		for _, r := range b.Records {
+			waits[string(r.Body)]++
+		}
+	}
+	for i, s := range m.accepted {
+		if waits[s.body] != 1 {
+			t.Fatalf("sale %d waits %d times; damage %q", i, waits[s.body], m.j.Damage())
+		}
+	}
+}
+
+// TestALostRecordIsAcceptedAgain posts once more what the journal has named as lost.
+func TestALostRecordIsAcceptedAgain(t *testing.T) {
+	m := opened(t)
+	m.sellMany(t, 20)
+	do(t, m.j.Snapshot())
+	m.disk.Kill()
+	lost := m.accepted[9]
+	m.disk.Damage(m.disk.Files(".seg")[0], func(b []byte) []byte {
+		b[bytes.Index(b, []byte(lost.body))+3] ^= 1
+		return b
+	})
+	m.index.Lose()
+	do(t, m.open())
+	if len(m.j.Damage()) == 0 {
+		t.Fatal("no loss is named")
+	}
+	for _, s := range m.accepted {
+		receipt, err := m.again(s)
+		if err != nil || receipt.Known != (s != lost) {
+			t.Errorf("sale at %s, posted again: %+v, %v", s.at, receipt, err)
+		}
+	}
+	do(t, m.restart())
+	m.once(t)
+}

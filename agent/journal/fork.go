@@ -90,8 +90,8 @@ func (j *Journal) moving() bool {
 	return slices.ContainsFunc(j.epochs, func(e *epoch) bool { return e.ord < j.forked && e.acked < e.last })
 }
 
-// goOnWithFork moves what a fork before the last end has left. An error is only logged: the
-// relay's next word brings it here again.
+// goOnWithFork moves what a fork has left that an end or a full disk has broken off. An error
+// is only logged: the keeper brings it here again, and the relay's next word.
 func (j *Journal) goOnWithFork() {
 	j.mu.Lock()
 	moving := j.moving()
@@ -222,6 +222,7 @@ func (m *moved) tellLost() {
 		return
 	}
 	m.j.damaged("records %d to %d of epoch %s are lost, found at a fork", m.lost.From, m.lost.To, m.e.id)
+	m.j.lost = append(m.j.lost, lost{m.e.ord, m.lost.From, m.lost.To})
 	body, _ := json.Marshal(m.lost) // strings and numbers always encode
 	m.b.begin()
 	m.b.add(&stored{rec: protocol.Record{Kind: protocol.KindLoss, Body: body}})
@@ -231,11 +232,19 @@ func (m *moved) tellLost() {
 // flush makes what was taken durable; everything up to seq is moved.
 func (m *moved) flush(seq uint64) error {
 	j := m.j
+	if s, err := j.space(); err != nil {
+		return err
+	} else if s.cramped() {
+		return fmt.Errorf("%w: %d MiB free, %d needed to send under new numbers; make room on the disk", ErrFull, s.free>>20, s.floor>>22)
+	}
 	m.tellLost()
 	j.mu.Lock()
 	a := ack{ord: m.e.ord, through: seq, last: j.last}
 	j.mu.Unlock()
 	m.b.g.parts = append(m.b.g.parts, part{typ: typeAck, payload: a.encode(), ack: &a})
+	if err := j.forgetLost(); err != nil {
+		return err
+	}
 	if err := j.settleGroup(m.b.finish()); err != nil {
 		return err
 	}

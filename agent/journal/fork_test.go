@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"testing"
+	"time"
 
 	"github.com/storelay/storelay/agent/journal"
 	"github.com/storelay/storelay/protocol"
@@ -209,6 +210,37 @@ func TestAMarkThatIsNotOursSendsItsWholeEpochAgain(t *testing.T) {
 	}
 }
 
+// TestAWrongClockDropsNothing sets the clock right of a PC whose battery is dead, and has it
+// stand in the future for a moment.
+func TestAWrongClockDropsNothing(t *testing.T) {
+	m := newMachine(1)
+	m.opt.SegmentBytes = 16 << 10
+	right := m.now
+	m.now = time.Date(2001, 1, 1, 0, 0, 0, 0, time.UTC)
+	do(t, m.open())
+	m.sellMany(t, 60)
+	for m.j.Stats().Waiting > 0 {
+		do(t, m.deliver(100))
+	}
+	do(t, m.j.Keep())
+	held := m.j.Stats().Segments
+	for _, now := range []time.Time{right, right.AddDate(30, 0, 0), right} {
+		m.now = now
+		m.ran += time.Minute
+		do(t, m.j.Keep())
+		do(t, m.j.Keep())
+		do(t, m.restart())
+		if got := m.j.Stats().Segments; held < 3 || got < held {
+			t.Fatalf("%d segments with the clock at %s, %d before", got, now, held)
+		}
+	}
+	for _, s := range m.accepted {
+		if receipt, err := m.again(s); err != nil || receipt.Position != s.at {
+			t.Fatalf("sale %s, accepted at %s, is accepted at %s, %v", s.key, s.at, receipt.Position, err)
+		}
+	}
+}
+
 func TestWhatRetentionDroppedIsSkippedAfterARewind(t *testing.T) {
 	m := opened(t)
 	m.sellMany(t, 60)
@@ -220,7 +252,7 @@ func TestWhatRetentionDroppedIsSkippedAfterARewind(t *testing.T) {
 	m.sellMany(t, 30)
 	do(t, m.deliver(100))
 	do(t, m.j.Keep())
-	m.now = m.now.AddDate(0, 0, 15)
+	m.live(15 * 24 * time.Hour)
 	do(t, m.j.Keep())
 	do(t, m.j.Keep())
 	if len(m.disk.Files(".zst")) > 0 {
@@ -243,5 +275,49 @@ func TestWhatRetentionDroppedIsSkippedAfterARewind(t *testing.T) {
 	}
 	if d := m.j.Damage(); len(d) > 0 {
 		t.Errorf("damage %v, want none: retention did it", d)
+	}
+}
+
+// TestALostSegmentLeavesItsNeighboursAlone loses the middle one of three epochs. The first, of
+// which nothing was delivered, is neither dropped nor forgotten.
+func TestALostSegmentLeavesItsNeighboursAlone(t *testing.T) {
+	for _, index := range []string{"kept", "lost before", "lost after"} {
+		t.Run("index "+index, func(t *testing.T) {
+			m := opened(t)
+			m.sellMany(t, 5)
+			for range 2 {
+				do(t, m.restart())
+				m.sellMany(t, 5)
+			}
+			m.disk.Kill()
+			m.disk.Delete(m.disk.Files(".seg")[1])
+			if index == "lost before" {
+				m.index.Lose()
+			}
+			do(t, m.open())
+			for range 3 {
+				m.live(15 * 24 * time.Hour)
+				do(t, m.j.Keep())
+			}
+			if index == "lost after" {
+				m.disk.Kill()
+				m.index.Lose()
+				do(t, m.open())
+			}
+			held := map[string]bool{}
+			for _, b := range m.waiting(t) {
+				for _, r := range b.Records {
+					held[string(r.Body)] = true
+				}
+			}
+			for i, s := range m.accepted {
+				if middle := 5 <= i && i < 10; !held[s.body] && (!middle || index == "kept") {
+					t.Errorf("sale %d is not held any more; damage %q", i, m.j.Damage())
+				}
+			}
+			if len(m.j.Damage()) == 0 && index != "kept" {
+				t.Error("no loss is named")
+			}
+		})
 	}
 }

@@ -25,7 +25,9 @@ import (
 //	f feed              feedState
 //	e epoch             id and seal of an epoch; for ever
 //	a epoch             how far it is acknowledged
-//	m last, m point     newest ack; what the index has
+//	p segment           how old the journal was when it was packed
+//	m last, m age       newest ack; how old the journal is
+//	m point             what the index has
 //	b slot              ring of the newest write numbers, to notice a write-ahead log that lost a middle
 const (
 	ringSlots = 16384 // more than two memtables can hold
@@ -35,17 +37,19 @@ const (
 var (
 	keyLast  = []byte("mlast")
 	keyPoint = []byte("mpoint")
+	keyAge   = []byte("mage")
 )
 
 func queueKey(ord, seq uint64) []byte {
 	return binary.BigEndian.AppendUint64(binary.BigEndian.AppendUint64([]byte{'q'}, ord), seq)
 }
-func idemKey(h keyHash) []byte   { return append([]byte{'i'}, h[:]...) }
-func stateKey(key string) []byte { return append([]byte{'s'}, key...) }
-func feedKey(feed string) []byte { return append([]byte{'f'}, feed...) }
-func epochKey(ord uint64) []byte { return binary.BigEndian.AppendUint64([]byte{'e'}, ord) }
-func ackKey(ord uint64) []byte   { return binary.BigEndian.AppendUint64([]byte{'a'}, ord) }
-func ringKey(n uint64) []byte    { return binary.BigEndian.AppendUint64([]byte{'b'}, n%ringSlots) }
+func idemKey(h keyHash) []byte    { return append([]byte{'i'}, h[:]...) }
+func stateKey(key string) []byte  { return append([]byte{'s'}, key...) }
+func feedKey(feed string) []byte  { return append([]byte{'f'}, feed...) }
+func epochKey(ord uint64) []byte  { return binary.BigEndian.AppendUint64([]byte{'e'}, ord) }
+func ackKey(ord uint64) []byte    { return binary.BigEndian.AppendUint64([]byte{'a'}, ord) }
+func packedKey(seg uint64) []byte { return binary.BigEndian.AppendUint64([]byte{'p'}, seg) }
+func ringKey(n uint64) []byte     { return binary.BigEndian.AppendUint64([]byte{'b'}, n%ringSlots) }
 
 func genKey(feed string, gen uint64) []byte {
 	return binary.BigEndian.AppendUint64(append(append([]byte{'r'}, feed...), 0), gen)

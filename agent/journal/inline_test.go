@@ -25,6 +25,7 @@ type machine struct {
 	rand  *rand.Rand
 	j     *journal.Journal
 	now   time.Time
+	ran   time.Duration   // since the PC booted
 	opt   journal.Options // beside what open sets
 
 	n        int
@@ -57,7 +58,7 @@ func (m *machine) open() error {
 	}
 	o := m.opt
 	o.Dir, o.Origin, o.Random, o.Log = "/j", shop, rand.NewChaCha8(seed), slog.New(slog.DiscardHandler)
-	o.Now, o.Mono = func() time.Time { return m.now }, func() time.Duration { return 0 }
+	o.Now, o.Mono = func() time.Time { return m.now }, func() time.Duration { return m.ran }
 	o.Disk, o.Index, o.Inline = m.disk, m.index, true
 	o.Remark = func(old protocol.DayMark, head protocol.Mark) ([]byte, error) {
 		old.Head = head
@@ -66,6 +67,9 @@ func (m *machine) open() error {
 	m.j, err = journal.Open(o)
 	return err
 }
+
+// live lets the PC run.
+func (m *machine) live(d time.Duration) { m.now, m.ran = m.now.Add(d), m.ran+d }
 
 // restart ends the process, or the power, and opens the journal again.
 func (m *machine) restart() error {
@@ -84,6 +88,11 @@ func (m *machine) sell() error {
 	m.accepted = append(m.accepted, sold{r.Position, body, key})
 	m.state = state
 	return nil
+}
+
+// again posts what was accepted once more.
+func (m *machine) again(s sold) (journal.Receipt, error) {
+	return m.j.Append(context.Background(), journal.Entry{Kind: protocol.KindTransaction, Body: []byte(s.body), Keys: []string{s.key}})
 }
 
 func (m *machine) sellMany(t testing.TB, n int) {
@@ -221,7 +230,7 @@ func TestNothingAcceptedIsLostWhenThePowerGoesAtAnyStep(t *testing.T) {
 				case 3:
 					err = m.j.Keep()
 				case 4, 5:
-					m.now = m.now.Add(time.Duration(m.rand.IntN(48)) * time.Hour / 10)
+					m.live(time.Duration(m.rand.IntN(48)) * time.Hour / 10)
 				case 6:
 					err = m.j.Fork("another disk")
 				case 7:

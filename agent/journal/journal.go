@@ -49,7 +49,7 @@ type Options struct {
 	Remark func(old protocol.DayMark, head protocol.Mark) ([]byte, error)
 
 	SegmentBytes int64                            // 4 MiB
-	RetainFor    time.Duration                    // acknowledged records and idempotency keys stay known; 14 days
+	RetainFor    time.Duration                    // acknowledged records and idempotency keys stay known, while the PC runs; 14 days
 	FloorBytes   uint64                           // free space below which minor entries are refused, below half of it all; 96 MiB
 	ReserveBytes int64                            // laid by, and given up when the disk is full; 16 MiB, negative: none
 	FreeBytes    func(dir string) (uint64, error) // Disk.Free
@@ -81,6 +81,7 @@ type Journal struct {
 	wake    chan struct{}
 	w       writer     // owned by the committer while Run runs
 	indexed point      // what the index has; owned by the indexer while Run runs
+	lost    []lost     // whose keys are not forgotten yet; owned by the committer while Run runs
 	snapMu  sync.Mutex // one snapshot is written at a time; taken before mu
 	keyMu   sync.Mutex // one at a time writes idempotency keys to the index: indexer or keeper
 
@@ -98,9 +99,10 @@ type Journal struct {
 	ackIndex  map[uint64]ack // by epoch's ordinal: not yet in the index
 	ackFile   map[uint64]ack // not yet in a segment
 	damage    []string
-	waiting   int64     // durable records without an ack
-	snapped   point     // what the newest snapshot of this run has
-	snappedAt time.Time // when it was taken
+	waiting   int64         // durable records without an ack
+	snapped   point         // what the newest snapshot of this run has
+	snappedAt time.Duration // age when it was taken; a day before birth when that is not known
+	ageing    ageing
 }
 
 // An epoch of this agent.
@@ -170,7 +172,8 @@ func Open(opt Options) (*Journal, error) {
 	}
 	j := &Journal{
 		opt: opt, lock: lock, datasync: File.Datasync,
-		groups: make(chan *group, 4), acks: make(chan struct{}, 1), flushes: make(chan chan error), wake: make(chan struct{}, 1),
+		groups: make(chan *group, 4), snappedAt: -snapshotEvery,
+		acks: make(chan struct{}, 1), flushes: make(chan chan error), wake: make(chan struct{}, 1),
 		overlay: newOverlay(), feeds: map[string]feedState{},
 		ackIndex: map[uint64]ack{}, ackFile: map[uint64]ack{},
 	}

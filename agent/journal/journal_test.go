@@ -424,10 +424,8 @@ func TestStartsThatAcceptNothingLeaveNothing(t *testing.T) {
 
 func TestRetentionDropsOnlyWhatASnapshotHolds(t *testing.T) {
 	r := newRig(t, t.TempDir())
-	now := time.Now()
-	var clock sync.Mutex
 	r.close()
-	r.opt.Now = func() time.Time { clock.Lock(); defer clock.Unlock(); return now }
+	forward := clocked(r)
 	r.opt.RetainFor = time.Hour
 	r.open()
 	var last Receipt
@@ -448,9 +446,7 @@ func TestRetentionDropsOnlyWhatASnapshotHolds(t *testing.T) {
 	if b, err := r.j.Read(protocol.Position{Epoch: last.Position.Epoch, Seq: 5}, 10, 1<<20); err != nil || len(b.Records) != 10 {
 		t.Errorf("compressed records: %d, %v", len(b.Records), err)
 	}
-	clock.Lock()
-	now = now.Add(2 * time.Hour)
-	clock.Unlock()
+	forward(2 * time.Hour)
 	if err := r.j.keep(); err != nil {
 		t.Fatal(err)
 	}

@@ -3,6 +3,7 @@ package journal
 import (
 	"bytes"
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -36,6 +37,7 @@ func (j *Journal) keepAll(ctx context.Context) {
 		if err := j.keep(); err != nil {
 			j.opt.Log.Error("retention failed, nothing is dropped", "err", err)
 		}
+		_ = j.do(func() error { j.goOnWithFork(); return nil }) // it has logged, or the journal ends
 		j.mu.Lock()
 		idle := j.waiting == 0
 		j.mu.Unlock()
@@ -78,6 +80,9 @@ func (j *Journal) Keep() error { return j.keep() }
 func (j *Journal) keep() error {
 	j.keepReserve()
 	signal(j.acks) // some may have waited for room
+	if err := j.grow(); err != nil {
+		return err
+	}
 	if err := j.compress(); err != nil {
 		return err
 	}
@@ -92,14 +97,14 @@ func (j *Journal) keep() error {
 	var due []*segment
 	j.mu.Lock()
 	for _, s := range j.segs {
-		if !mutant.On(mutant.TrimTooEarly) && (!s.packed || !j.delivered(s) || !low && j.opt.Now().Sub(s.since) < j.opt.RetainFor) {
+		if !mutant.On(mutant.TrimTooEarly) && (!s.packed || !j.delivered(s) || !low && j.ageing.age-s.since < j.opt.RetainFor) {
 			break // oldest first, without holes
 		}
 		due = append(due, s)
 	}
-	last, lastAt := j.snapped, j.snappedAt
+	last, young := j.snapped, j.ageing.age-j.snappedAt < snapshotEvery
 	j.mu.Unlock()
-	if len(due) > 0 && (last.seg <= due[len(due)-1].ord) || last.seg == 0 || j.opt.Now().Sub(lastAt) >= snapshotEvery {
+	if len(due) > 0 && (last.seg <= due[len(due)-1].ord) || last.seg == 0 || !young {
 		if low { // first what the snapshot before covers: it makes room for the next
 			if err := j.drop(due); err != nil {
 				return err
@@ -194,6 +199,12 @@ func (j *Journal) pack(s *segment) error {
 	if err != nil {
 		return err
 	}
+	j.mu.Lock()
+	age := j.ageing.age
+	j.mu.Unlock()
+	if err := j.note(packedKey(s.ord), binary.AppendVarint(nil, age.Milliseconds())); err != nil {
+		return err
+	}
 	j.files.Lock()
 	defer j.files.Unlock()
 	if err := j.opt.Disk.Remove(j.segmentPath(s.ord, false)); err != nil {
@@ -201,41 +212,67 @@ func (j *Journal) pack(s *segment) error {
 	}
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	s.packed, s.size, s.since = true, size, j.opt.Now()
+	s.packed, s.size, s.since = true, size, j.ageing.age
 	return nil
 }
 
-// purge takes keys off the index that have expired and whose records are acknowledged.
+// purge takes keys off the index that have expired and whose records are acknowledged, and what
+// it says of segments that were dropped.
 func (j *Journal) purge() error {
-	old := func(v []byte) bool {
-		k, ok := decodeKnown(v)
-		return ok && j.expired(k) && k.seq <= j.ackedOf(k.ord)
+	keys, err := j.keysOf(func(k known) bool { return j.expired(k) && k.seq <= j.ackedOf(k.ord) })
+	if err != nil {
+		return err
 	}
-	var keys [][]byte
-	err := j.db.each([]byte{'i'}, func(k, v []byte) error {
-		if old(v) {
-			keys = append(keys, bytes.Clone(k))
+	j.mu.Lock()
+	oldest := []byte{'q'} // beyond all of them
+	if len(j.segs) > 0 {
+		oldest = packedKey(j.segs[0].ord)
+	}
+	j.mu.Unlock()
+	err = j.db.each([]byte{'p'}, func(k, v []byte) error {
+		if bytes.Compare(k, oldest) < 0 {
+			keys = append(keys, pair{bytes.Clone(k), bytes.Clone(v)})
 		}
 		return nil
 	})
 	if err != nil {
-		return fmt.Errorf("purge keys: %w", err)
+		return fmt.Errorf("purge ages: %w", err)
 	}
+	return j.forget(keys)
+}
+
+// keysOf are the idempotency keys in the index whose records are such.
+func (j *Journal) keysOf(such func(known) bool) (keys []pair, err error) {
+	err = j.db.each([]byte{'i'}, func(k, v []byte) error {
+		if known, ok := decodeKnown(v); ok && such(known) {
+			keys = append(keys, pair{bytes.Clone(k), bytes.Clone(v)})
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("look through keys: %w", err)
+	}
+	return keys, nil
+}
+
+// forget takes pairs off the index that have not changed meanwhile: a key may have been
+// accepted anew.
+func (j *Journal) forget(pairs []pair) error {
 	j.keyMu.Lock()
 	defer j.keyMu.Unlock()
 	c := j.db.change()
-	for _, k := range keys {
-		v, err := j.db.get(k)
+	for _, p := range pairs {
+		v, err := j.db.get(p.k)
 		if err != nil {
 			c.txn.discard()
-			return fmt.Errorf("purge keys: %w", err)
+			return fmt.Errorf("forget keys: %w", err)
 		}
-		if v != nil && old(v) { // it may have been accepted anew
-			c.del(k)
+		if bytes.Equal(v, p.v) {
+			c.del(p.k)
 		}
 	}
 	if err := c.commit(); err != nil {
-		return fmt.Errorf("purge keys: %w", err)
+		return fmt.Errorf("forget keys: %w", err)
 	}
 	return nil
 }

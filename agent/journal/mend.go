@@ -224,6 +224,7 @@ func (m *mend) lost(from, to uint64) {
 	}
 	if to > acked {
 		m.j.damaged("segment %d: records %d to %d of epoch %s are lost", m.seg.ord, max(from, acked+1), to, m.seg.id)
+		m.j.lost = append(m.j.lost, lost{m.seg.epoch, max(from, acked+1), to})
 	}
 }
 

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"math"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -50,7 +51,9 @@ func (j *Journal) recover() error {
 	if err := j.opt.Disk.SyncDir(j.opt.Dir); err != nil {
 		return err
 	}
-	j.linkEpochs()
+	if err := j.linkEpochs(); err != nil {
+		return err
+	}
 	if err := j.replay(fresh); err != nil {
 		return fmt.Errorf("bring index up to the journal: %w", err)
 	}
@@ -63,6 +66,9 @@ func (j *Journal) recover() error {
 		if err := j.nameLosses(); err != nil {
 			return err
 		}
+	}
+	if err := j.forgetLost(); err != nil {
+		return err
 	}
 	if err := j.indexAcks(); err != nil {
 		return fmt.Errorf("write acks to index: %w", err)
@@ -102,6 +108,25 @@ func (j *Journal) setUnreadableAside() (some bool, err error) {
 	return some, nil
 }
 
+// A lost stretch of records is one that the relay has not acknowledged and nobody can read.
+type lost struct{ ord, from, to uint64 }
+
+// forgetLost takes the idempotency keys of lost records off the index: a till that posts such
+// a record again brings it back, and must not be told that it is held.
+func (j *Journal) forgetLost() error {
+	if len(j.lost) == 0 {
+		return nil
+	}
+	keys, err := j.keysOf(func(k known) bool {
+		return slices.ContainsFunc(j.lost, func(l lost) bool { return k.ord == l.ord && l.from <= k.seq && k.seq <= l.to })
+	})
+	if err == nil {
+		err = j.forget(keys)
+	}
+	j.lost = nil
+	return err
+}
+
 // nameLosses names the records that wait to be sent and that nobody can read: they are neither
 // in the index, which is fresh, nor in a segment.
 func (j *Journal) nameLosses() error {
@@ -127,9 +152,10 @@ func (j *Journal) nameLosses() error {
 			if err := j.readSegments(e.ord, uint64(gap.from), taken); err != nil {
 				return fmt.Errorf("look for lost records: %w", err)
 			}
-			for _, lost := range append(gaps, missing) {
-				if lost.from < lost.to {
-					j.damaged("records %d to %d of epoch %s are lost", lost.from, lost.to-1, e.id)
+			for _, gap := range append(gaps, missing) {
+				if gap.from < gap.to {
+					j.damaged("records %d to %d of epoch %s are lost", gap.from, gap.to-1, e.id)
+					j.lost = append(j.lost, lost{e.ord, uint64(gap.from), uint64(gap.to - 1)})
 				}
 			}
 		}
@@ -168,7 +194,7 @@ func (j *Journal) listSegments() (voids []string, err error) {
 			}
 			found = found[:len(found)-1]
 		}
-		s := &segment{size: f.Size, packed: packed, since: f.ModTime}
+		s := &segment{size: f.Size, packed: packed}
 		s.ord = ord
 		found = append(found, s)
 		j.w.nextOrd = max(j.w.nextOrd, ord)
@@ -191,12 +217,6 @@ func (j *Journal) listSegments() (voids []string, err error) {
 		}
 		if after != nil {
 			s.next = after.first
-			if after.epoch != s.epoch {
-				s.next = s.first
-				if after.before != nil && after.before.ord == s.epoch {
-					s.next = after.before.mark.Through + 1
-				}
-			}
 		}
 		j.segs = append(j.segs, s)
 		after = s
@@ -307,6 +327,9 @@ func (j *Journal) loadIndex() error {
 		d := decoder{b: raw}
 		j.last = d.lastAck()
 	}
+	if err := j.loadAges(); err != nil {
+		return err
+	}
 	err = j.db.each([]byte{'a'}, func(k, v []byte) error {
 		d := decoder{b: v}
 		dk := decoder{b: k[1:]}
@@ -351,13 +374,22 @@ func (j *Journal) addEpoch(ord uint64, id protocol.Epoch, bef *before, f *fork) 
 }
 
 // linkEpochs reads from each seal where the epoch before ended; the newest one ends where
-// mendTail found its tail, or where the index says.
-func (j *Journal) linkEpochs() {
+// mendTail found its tail, or where the index says. An epoch whose end nobody tells ends with
+// what is held of it.
+func (j *Journal) linkEpochs() error {
 	for i, e := range j.epochs {
-		if i+1 < len(j.epochs) {
-			if b := j.epochs[i+1].before; b != nil && b.ord == e.ord {
-				e.last, e.hash = b.mark.Through, b.mark.Hash
-			}
+		if i+1 == len(j.epochs) {
+			continue
+		}
+		if b := j.epochs[i+1].before; b != nil && b.ord == e.ord {
+			e.last, e.hash = b.mark.Through, b.mark.Hash
+		} else if err := j.findEnd(e); err != nil {
+			return fmt.Errorf("look for the end of epoch %s: %w", e.id, err)
+		}
+	}
+	for i, s := range j.segs {
+		if e := j.ordinal(s.epoch); e != nil && (i+1 == len(j.segs) || j.segs[i+1].epoch != s.epoch) {
+			s.next = max(s.first, e.last+1)
 		}
 	}
 	if n := len(j.epochs); n > 0 && j.epochs[n-1].ord == j.indexed.ord && j.epochs[n-1].last < j.indexed.seq {
@@ -369,4 +401,32 @@ func (j *Journal) linkEpochs() {
 			j.forked = e.ord
 		}
 	}
+	return nil
+}
+
+// findEnd gives an epoch the end of what is held of it.
+func (j *Journal) findEnd(e *epoch) error {
+	found := func(s *stored) error {
+		if s.rec.Seq > e.last {
+			e.last, e.hash = s.rec.Seq, s.rec.Hash(s.prev)
+		}
+		return nil
+	}
+	if err := j.readIndex(e.ord, 1, found); err != nil {
+		return err
+	}
+	j.mu.Lock()
+	for _, s := range j.segs {
+		if s.epoch == e.ord {
+			s.next = math.MaxUint64 // read on
+		}
+	}
+	j.mu.Unlock()
+	if err := j.readSegments(e.ord, 1, found); err != nil {
+		return err
+	}
+	if e.acked < e.last {
+		j.damaged("epoch %s: how it ended is lost; what is held of it ends with record %d", e.id, e.last)
+	}
+	return nil
 }

@@ -13,11 +13,13 @@ import (
 	"pgregory.net/rapid"
 )
 
-// clocked gives the rig a clock of its own from the next open on.
+// clocked gives the rig clocks of its own from the next open on.
 func clocked(r *rig) (forward func(time.Duration)) {
 	var mu sync.Mutex
-	now := time.Now()
+	begin := time.Now()
+	now := begin
 	r.opt.Now = func() time.Time { mu.Lock(); defer mu.Unlock(); return now }
+	r.opt.Mono = func() time.Duration { mu.Lock(); defer mu.Unlock(); return now.Sub(begin) }
 	return func(d time.Duration) { mu.Lock(); defer mu.Unlock(); now = now.Add(d) }
 }
 
@@ -65,22 +67,31 @@ func TestExpiredKeysLeaveTheIndex(t *testing.T) {
 	r.opt.RetainFor = time.Hour
 	r.open()
 	var last Receipt
-	for i := range 10 {
-		last = r.append(fmt.Sprint(i), fmt.Sprint("old", i))
+	for i := range 100 {
+		last = r.append(fmt.Sprintf(`"%01000d"`, i), fmt.Sprint("old", i))
 	}
 	r.settle()
 	r.ack(last.Position)
 	r.append(`"waits"`, "waits")
-	forward(48 * time.Hour)
+	r.settle()
+	r.close()
+	r.open()      // begins another segment
+	for range 2 { // drops the oldest segments, and then the keys of their records
+		if err := r.j.keep(); err != nil {
+			t.Fatal(err)
+		}
+		forward(25 * time.Hour)
+	}
 	r.append(`"young"`, "young")
 	r.settle()
 	if err := r.j.keep(); err != nil {
 		t.Fatal(err)
 	}
+	oldest := r.j.segs[0].first
 	left := 0
 	err := r.j.db.each([]byte{'i'}, func(_, _ []byte) error { left++; return nil })
-	if left != 2 || err != nil {
-		t.Errorf("%d keys in the index, %v, want the young one and the one of a record without an ack", left, err)
+	if want := int(102 - (oldest - 2)); oldest < 10 || left != want || err != nil { // seq 1 is the seal
+		t.Errorf("%d keys in the index, %v, want the %d of the records from %d on", left, err, want, oldest)
 	}
 	if again := r.append(`"young"`, "young"); !again.Known {
 		t.Error("a young key was purged")

@@ -126,11 +126,11 @@ func (d *decoder) epoch() (ord uint64, id protocol.Epoch, bef *before, f *fork) 
 // A segment is what the journal knows of one segment file.
 type segment struct {
 	header
-	next   uint64 // seq behind its last record
-	end    int64  // bytes that count
-	size   int64  // on disk
-	packed bool   // compressed: every record is acknowledged
-	since  time.Time
+	next   uint64        // seq behind its last record
+	end    int64         // bytes that count
+	size   int64         // on disk
+	packed bool          // compressed: every record is acknowledged
+	since  time.Duration // age of the journal when it was packed
 }
 
 func (j *Journal) segmentPath(ord uint64, packed bool) string {

@@ -13,7 +13,7 @@ import (
 
 // snapshotKeys are the first bytes of the index's keys that a snapshot holds: everything but
 // the queue, the point and the ring.
-const snapshotKeys = "isrfea"
+const snapshotKeys = "isrfeap"
 
 // snapshotWindow is enough for what repeats in a snapshot.
 const snapshotWindow = 64 << 10
@@ -50,7 +50,7 @@ func (j *Journal) Snapshot() error {
 		return fmt.Errorf("write snapshot: %w", err)
 	}
 	j.mu.Lock()
-	j.snapped, j.snappedAt = p, j.opt.Now()
+	j.snapped, j.snappedAt = p, j.ageing.age
 	j.mu.Unlock()
 	list, err := j.snapshots()
 	if err != nil {
@@ -84,8 +84,10 @@ func (j *Journal) writeSnapshot(t view, p point, w io.Writer) error {
 			return err
 		}
 	}
-	if err := t.each(keyLast, keyLast, put); err != nil {
-		return err
+	for _, key := range [][]byte{keyLast, keyAge} {
+		if err := t.each(key, key, put); err != nil {
+			return err
+		}
 	}
 	_, err := w.Write(appendFrame(nil, typeEnd, 0, binary.AppendUvarint(nil, n)))
 	return err

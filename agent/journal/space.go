@@ -29,6 +29,11 @@ func (s space) refuses(minor bool) error {
 	return nil
 }
 
+// cramped says that the reserve is due, and that a fork has to wait: it writes once more what
+// is there, which has been accepted, so it may go on for a while where sales may not, and the
+// keeper drops behind it what was moved.
+func (s space) cramped() bool { return s.free < s.floor/4 }
+
 // brimful says that not even Badger may be written to: it writes through mapped pages, and
 // the process dies of one for which the disk has no block.
 func (s space) brimful() bool { return s.free < s.floor/8 }
@@ -55,7 +60,7 @@ func (j *Journal) keepReserve() {
 	s, err := j.space()
 	switch {
 	case err != nil:
-	case s.free < s.floor/4:
+	case s.cramped():
 		if err = j.opt.Disk.Remove(j.reservePath()); err == nil {
 			j.opt.Log.Error("the disk is full: the reserve is given up; make room on it", "freeMiB", s.free>>20)
 		} else if errors.Is(err, fs.ErrNotExist) {

@@ -89,7 +89,7 @@ func (b *book) soldAgain(s *sale, r reply) {
 		return
 	}
 	const window = 14 * 24 * time.Hour
-	if p.origin == e.origin && !p.lostTime && !p.forgot(e) && b.w.now.Sub(e.at) < window-time.Hour {
+	if p.origin == e.origin && !p.forgot(e) && b.w.now.Sub(e.at) < window-time.Hour {
 		b.w.fail("till %s of %s: sale %s was accepted at %s, and again at %s", s.till.name, p.name, e.id, e.where, a.Position)
 		return
 	}

@@ -165,10 +165,6 @@ func (c *checker) everythingOnce() {
 	for _, e := range w.book.entries {
 		k := key(e.pc.store.id, e.kind, e.body)
 		if e.doubt {
-			doubted[k]++
-			if e.count != nil && applied[k] > 0 && wanted[k] == 0 {
-				c.present = append(c.present, e)
-			}
 			continue
 		}
 		wanted[k]++
@@ -182,6 +178,13 @@ func (c *checker) everythingOnce() {
 		default:
 			w.fail("lost: %s %s, accepted by %s on %s at %s/%d: %s", e.kind, e.id, e.pc.name, e.at.Format("02 15:04:05"), short(e.where.Epoch), e.where.Seq, e.body)
 			return
+		}
+	}
+	for _, e := range w.book.entries { // whatever is applied beyond what was accepted without a doubt
+		if k := key(e.pc.store.id, e.kind, e.body); e.doubt {
+			if doubted[k]++; e.count != nil && wanted[k]+doubted[k] <= applied[k] {
+				c.present = append(c.present, e)
+			}
 		}
 	}
 	for _, k := range order {
@@ -210,9 +213,9 @@ func (c *checker) nothingNamedForNothing() {
 }
 
 // trimmed says that a ledger which was restored may lack what agents have dropped meanwhile:
-// after a fortnight, by their clocks.
+// after a fortnight, or to make room on a full disk.
 func (w *world) trimmed() bool {
-	return w.relay.restores > 0 && (w.s.Gap > 0 || slices.ContainsFunc(w.pcs, func(p *pc) bool { return p.lostTime }))
+	return w.relay.restores > 0 && (w.s.Gap > 0 || slices.ContainsFunc(w.pcs, func(p *pc) bool { return p.filled }))
 }
 
 // mayBeHeld says whether a record may be in quarantine.

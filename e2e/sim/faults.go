@@ -163,6 +163,7 @@ func (p *pc) failSync(n int) {
 // fillDisk leaves so much room, or none at all.
 func (p *pc) fillDisk(free uint64, d time.Duration) {
 	disk := p.disk
+	p.filled = true
 	disk.FreeBytes = func() uint64 { return free }
 	if free == 0 {
 		disk.Fail = func(step, _ string) error {

@@ -51,7 +51,8 @@ type pc struct {
 	epochs  map[protocol.Epoch]int // by the life that began it
 	resumed []protocol.Epoch       // that went on in another life
 
-	lostTime bool // its clock has begun anew: what is kept for some days may be dropped at once
+	lostTime bool // its clock has begun anew
+	filled   bool // its disk was full: what the relay has may be dropped at once
 	main     bool // the store's own, not a copy
 	revoked  bool
 	former   *former // a journal of this PC that another agent has left
