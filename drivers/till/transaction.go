@@ -141,13 +141,13 @@ func tooBig(size int) problem {
 // readBody reads a JSON body of at most limit bytes. Of a longer one it gives the first
 // MaxKept bytes; the rest is thrown away as it comes.
 func readBody(w http.ResponseWriter, r *http.Request, limit int64) ([]byte, problem) {
-	http.NewResponseController(w).SetReadDeadline(time.Now().Add(readTimeout)) // a writer without deadlines has its own
+	_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(readTimeout)) // a writer without deadlines has its own
 	body, err := io.ReadAll(io.LimitReader(r.Body, limit+1))
 	switch {
 	case err != nil:
 		return nil, problem{Status: http.StatusBadRequest, Code: "incomplete", Detail: "the body did not arrive: " + err.Error(), Hint: "send the same transaction again"}
 	case int64(len(body)) > limit:
-		io.CopyN(io.Discard, r.Body, maxDrain) // ends early when the till is done
+		_, _ = io.CopyN(io.Discard, r.Body, maxDrain) // ends early when the till is done
 		return body[:min(len(body), MaxKept)], problem{Status: http.StatusRequestEntityTooLarge, Code: "tooBig", Detail: fmt.Sprintf("the body is longer than %d bytes", limit)}
 	}
 	if kind, params, err := mime.ParseMediaType(r.Header.Get("Content-Type")); err != nil || kind != "application/json" || !utf8Charset(params["charset"]) {
