@@ -331,7 +331,7 @@ func (j *Journal) beginSegment(group int64) error {
 // again: the next segment's header says where it ends, or that it never was.
 func (j *Journal) fail(fresh bool) {
 	j.refused.Store(true)
-	j.w.f.Close()
+	_ = j.w.f.Close() // it has failed already
 	j.w.f = nil
 	if fresh {
 		// void as it is: no later header will name it
