@@ -5,7 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"net/http"
+	"net"
 	"os"
 	"path/filepath"
 	"strings"
@@ -56,7 +56,8 @@ func TestAnAgentWhoseIndexHangsEndsWithAnError(t *testing.T) {
 	case <-time.After(20 * time.Second):
 		t.Fatal("the agent does not end")
 	}
-	if _, err := http.Get("http://" + a.Addr().String() + "/v1/status"); err == nil {
+	if conn, err := net.Dial("tcp", a.Addr().String()); err == nil {
+		conn.Close()
 		t.Error("an agent that has ended still answers")
 	}
 
