@@ -167,6 +167,7 @@ type moved struct {
 	b     *builder
 	bytes int
 	lost  *protocol.Loss // that ends at the newest record taken
+	gone  []lost         // that the group names
 }
 
 // take moves one record; nil is one that nobody can read any more.
@@ -222,7 +223,7 @@ func (m *moved) tellLost() {
 		return
 	}
 	m.j.damaged("records %d to %d of epoch %s are lost, found at a fork", m.lost.From, m.lost.To, m.e.id)
-	m.j.lost = append(m.j.lost, lost{m.e.ord, m.lost.From, m.lost.To})
+	m.gone = append(m.gone, lost{m.e.ord, m.lost.From, m.lost.To})
 	body, _ := json.Marshal(m.lost) // strings and numbers always encode
 	m.b.begin()
 	m.b.add(&stored{rec: protocol.Record{Kind: protocol.KindLoss, Body: body}})
@@ -242,7 +243,7 @@ func (m *moved) flush(seq uint64) error {
 	a := ack{ord: m.e.ord, through: seq, last: j.last}
 	j.mu.Unlock()
 	m.b.g.parts = append(m.b.g.parts, part{typ: typeAck, payload: a.encode(), ack: &a})
-	if err := j.forgetLost(); err != nil {
+	if err := j.forgetLost(m.gone...); err != nil {
 		return err
 	}
 	if err := j.settleGroup(m.b.finish()); err != nil {
@@ -257,7 +258,7 @@ func (m *moved) flush(seq uint64) error {
 	}
 	j.mu.Unlock()
 	j.pass(m.b.g)
-	m.b, m.bytes = j.build(), 0
+	m.b, m.bytes, m.gone = j.build(), 0, nil
 	if j.opt.Inline {
 		return j.indexAcks()
 	}

@@ -81,7 +81,7 @@ type Journal struct {
 	wake    chan struct{}
 	w       writer     // owned by the committer while Run runs
 	indexed point      // what the index has; owned by the indexer while Run runs
-	lost    []lost     // whose keys are not forgotten yet; owned by the committer while Run runs
+	lost    []lost     // found by Open
 	snapMu  sync.Mutex // one snapshot is written at a time; taken before mu
 	keyMu   sync.Mutex // one at a time writes idempotency keys to the index: indexer or keeper
 
@@ -289,10 +289,15 @@ func (j *Journal) Damage() []string {
 // damaged notes damage and says it loudly. The caller does not hold mu.
 func (j *Journal) damaged(format string, args ...any) {
 	s := fmt.Sprintf(format, args...)
-	j.opt.Log.Error("journal is damaged", "what", s)
 	j.mu.Lock()
-	defer j.mu.Unlock()
-	j.damage = append(j.damage, s)
+	known := slices.Contains(j.damage, s)
+	if !known {
+		j.damage = append(j.damage, s)
+	}
+	j.mu.Unlock()
+	if !known {
+		j.opt.Log.Error("journal is damaged", "what", s)
+	}
 }
 
 // drawEpoch appends the epoch that begins with the next record. The caller holds mu, or is

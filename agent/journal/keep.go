@@ -47,7 +47,6 @@ func (j *Journal) keepAll(ctx context.Context) {
 			}
 			flat.at, flat.size = time.Now(), j.db.size()
 		}
-		j.db.calm()
 	}
 }
 
@@ -78,6 +77,7 @@ func (j *Journal) Keep() error { return j.keep() }
 // never touched; acknowledged ones are compressed, and dropped RetainFor later, or first when
 // the disk is low, but only if a snapshot holds what they would bring back.
 func (j *Journal) keep() error {
+	j.db.calm()
 	j.keepReserve()
 	signal(j.acks) // some may have waited for room
 	if err := j.grow(); err != nil {
@@ -256,8 +256,11 @@ func (j *Journal) keysOf(such func(known) bool) (keys []pair, err error) {
 }
 
 // forget takes pairs off the index that have not changed meanwhile: a key may have been
-// accepted anew.
+// accepted anew. It does not when the disk has no room for the index.
 func (j *Journal) forget(pairs []pair) error {
+	if s, err := j.space(); err != nil || s.brimful() || j.refused.Load() {
+		return err
+	}
 	j.keyMu.Lock()
 	defer j.keyMu.Unlock()
 	c := j.db.change()

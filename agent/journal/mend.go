@@ -6,6 +6,7 @@ import (
 	"slices"
 
 	"github.com/storelay/storelay/protocol"
+	"github.com/storelay/storelay/protocol/mutant"
 )
 
 // mendTail looks through the newest segment, mends what is damaged in it from the index,
@@ -199,7 +200,7 @@ func (m *mend) fill(seq uint64) {
 	from := m.next
 	for ; m.next < seq; m.next++ {
 		r, payload := m.j.db.queuedAt(m.seg.epoch, m.next)
-		if r == nil {
+		if r == nil || mutant.On(mutant.MendNothing) {
 			continue
 		}
 		if lost := m.next - from; lost > 0 {

@@ -67,7 +67,7 @@ func (j *Journal) recover() error {
 			return err
 		}
 	}
-	if err := j.forgetLost(); err != nil {
+	if err := j.forgetLost(j.lost...); err != nil {
 		return err
 	}
 	if err := j.indexAcks(); err != nil {
@@ -113,18 +113,17 @@ type lost struct{ ord, from, to uint64 }
 
 // forgetLost takes the idempotency keys of lost records off the index: a till that posts such
 // a record again brings it back, and must not be told that it is held.
-func (j *Journal) forgetLost() error {
-	if len(j.lost) == 0 {
+func (j *Journal) forgetLost(all ...lost) error {
+	if len(all) == 0 {
 		return nil
 	}
 	keys, err := j.keysOf(func(k known) bool {
-		return slices.ContainsFunc(j.lost, func(l lost) bool { return k.ord == l.ord && l.from <= k.seq && k.seq <= l.to })
+		return slices.ContainsFunc(all, func(l lost) bool { return k.ord == l.ord && l.from <= k.seq && k.seq <= l.to })
 	})
-	if err == nil {
-		err = j.forget(keys)
+	if err != nil {
+		return err
 	}
-	j.lost = nil
-	return err
+	return j.forget(keys)
 }
 
 // nameLosses names the records that wait to be sent and that nobody can read: they are neither

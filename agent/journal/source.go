@@ -104,6 +104,12 @@ func (j *Journal) Read(from protocol.Position, maxRecords, maxBytes int) (protoc
 		if b, err := j.skip(e, from, visible); err != nil {
 			return b, fmt.Errorf("read %s: %w", from, err)
 		} else if b.Skip != nil {
+			if b.Skip.Reason == protocol.SkipDamaged {
+				if err := j.forgetLost(lost{ord, b.Skip.From, b.Skip.To}); err != nil {
+					return b, fmt.Errorf("read %s: %w", from, err)
+				}
+				j.damaged("records %d to %d of epoch %s are lost", b.Skip.From, b.Skip.To, from.Epoch)
+			}
 			if mutant.On(mutant.LoseUnreadable) {
 				return j.Read(protocol.Position{Epoch: from.Epoch, Seq: b.Last() + 1}, maxRecords, maxBytes)
 			}

@@ -241,15 +241,17 @@ func countedBefore(q ledger.QuarantinedRecord) bool {
 // mayBeLost says whether an entry may be missing in the ledger.
 func (c *checker) mayBeLost(e *entry) bool {
 	for _, t := range e.pc.taints {
-		if e.at.After(t.from) && !e.at.After(t.to) && (!t.named || c.named(e)) {
+		switch {
+		case !e.at.After(t.from) || e.at.After(t.to):
+		case t.how == unknown, t.how == named && c.named(e), c.w.relay.restores > 0 && c.holed(e):
 			return true
 		}
 	}
-	return c.w.trimmed() && c.named(e)
+	return c.w.trimmed() && c.holed(e)
 }
 
-// named says whether somebody was told that an entry is lost.
-func (c *checker) named(e *entry) bool {
+// holed says whether the ledger was told that an entry is lost.
+func (c *checker) holed(e *entry) bool {
 	ours := false
 	for _, h := range c.holes {
 		if h.store != e.origin.Store || h.agent != e.origin.Agent {
@@ -261,7 +263,12 @@ func (c *checker) named(e *entry) bool {
 		ours = true
 	}
 	// A record that was appended again is lost where it stood last.
-	return ours && c.w.stats.Forks > 0 || len(c.w.book.damage[e.pc]) > 0
+	return ours && c.w.stats.Forks > 0
+}
+
+// named says whether somebody was told that an entry is lost, or that it is not known what is.
+func (c *checker) named(e *entry) bool {
+	return c.holed(e) || len(c.w.book.damage[e.pc]) > 0
 }
 
 // order checks that no epoch begins in the ledger before the one that it seals is complete.

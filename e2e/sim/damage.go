@@ -6,24 +6,35 @@ import (
 	"time"
 )
 
-// A taint says that what a PC accepted in (from, to] may be lost: named, or without a word
-// where nobody can know of it.
+// A taint says that what a PC accepted in (from, to] may be lost.
 type taint struct {
 	from, to time.Time
-	named    bool
+	how      loss
 }
 
-func (p *pc) taint(from, to time.Time, named bool) {
-	p.taints = append(p.taints, taint{from, to, named})
+// A loss is how something may be lost.
+type loss int
+
+const (
+	unknown loss = iota // without a word, since nobody can know of it
+	named               // somebody says what is lost
+	once                // named, and only where it stood once: the index was whole, and what is not delivered stands in it too
+)
+
+func (p *pc) taint(from, to time.Time, how loss) {
+	p.taints = append(p.taints, taint{from, to, how})
 }
 
 // forgot says that the PC may not remember an entry.
 func (p *pc) forgot(e *entry) bool {
-	return slices.ContainsFunc(p.taints, func(t taint) bool { return e.at.After(t.from) && !e.at.After(t.to) })
+	return slices.ContainsFunc(p.taints, func(t taint) bool {
+		return e.at.After(t.from) && !e.at.After(t.to) && (t.how != once || p.w.relay.restores > 0)
+	})
 }
 
-// damage kills the agent and spoils one of its files, and sometimes the index too.
-func (p *pc) damage(n int64, d time.Duration) {
+// damage kills the agent and spoils one of its files, and sometimes the index too; the newest
+// file of records mostly, if so wished.
+func (p *pc) damage(n int64, d time.Duration, tail bool) {
 	if p.agent == nil {
 		return
 	}
@@ -46,9 +57,19 @@ func (p *pc) damage(n int64, d time.Duration) {
 	index, what := draw(4) == 0, draw(5)
 	name := files[draw(int64(len(files)))]
 	at := draw(1 << 12)
-	newest := name == newestSegment(files)
+	newest := newestSegment(files)
+	if tail && newest != "" && draw(4) > 0 {
+		name, at = newest, draw(1<<14)
+	}
 	p.w.say("%s: damage %d to %s at %d, index lost: %v", p.name, what, name, at, index)
-	p.taint(time.Time{}, p.w.now, !index || !newest)
+	how := once
+	switch {
+	case index && name == newest:
+		how = unknown
+	case index:
+		how = named
+	}
+	p.taint(time.Time{}, p.w.now, how)
 	if index {
 		p.index.Lose()
 	}

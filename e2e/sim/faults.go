@@ -35,7 +35,12 @@ func (w *world) strike(f Fault) {
 	case Full:
 		p.fillDisk(uint64(f.N)<<20, d)
 	case Damage:
-		p.damage(f.N, d)
+		p.damage(f.N, d, false)
+	case Spoil:
+		s.line.down++
+		w.fall(&s.line, "the line is cut")
+		w.in(d, func() { p.damage(f.N, 5*time.Minute, true) })
+		w.in(d+10*time.Minute, func() { s.line.down = max(0, s.line.down-1) })
 	case Cut:
 		s.line.down++
 		w.fall(&s.line, "the line is cut")
@@ -203,7 +208,7 @@ func (p *pc) repeatSales() {
 func (p *pc) rollBack(i image) {
 	p.w.say("%s: the disk of %s is put back", p.name, i.at.Format("15:04:05"))
 	p.leave(false)
-	p.taint(i.at, p.w.now, false)
+	p.taint(i.at, p.w.now, unknown)
 	p.putBack(i)
 	p.booted = time.Time{}
 	p.after(time.Minute)
@@ -214,7 +219,7 @@ func (p *pc) rollBack(i image) {
 func (p *pc) reimage(d time.Duration) {
 	p.w.say("%s: begins with an empty disk", p.name)
 	p.leave(false)
-	p.taint(time.Time{}, p.w.now, false)
+	p.taint(time.Time{}, p.w.now, unknown)
 	p.emptyDisk()
 	if err := errors.Join(removeDir(p.dir), writeIdentity(p.dir+"/identity", p.origin)); err != nil {
 		p.w.fail("harness: %v", err)
@@ -234,7 +239,7 @@ func (w *world) clone(s *store, d time.Duration) {
 	if p := s.copy; p != nil {
 		w.say("%s: gets the newer copy", p.name)
 		p.leave(false)
-		p.taint(time.Time{}, w.now, false)
+		p.taint(time.Time{}, w.now, unknown)
 		p.putBack(i)
 		p.booted = time.Time{}
 		p.after(d)

@@ -68,6 +68,7 @@ const (
 	BadSync      Kind = "badSync"      // the disk's Nth sync fails
 	Full         Kind = "full"         // the disk; N MiB are left
 	Damage       Kind = "damage"       // N says which file and what happens to it, while the agent is down
+	Spoil        Kind = "spoil"        // the same after the line was cut for so long: to what waits, mostly
 	Cut          Kind = "cut"          // the line
 	Silence      Kind = "silence"      // nothing passes, and nobody is told
 	Storm        Kind = "storm"        // N percent are lost, doubled, late; connections break
@@ -91,7 +92,7 @@ var kinds = []struct {
 	kind   Kind
 	weight int
 }{
-	{Kill, 10}, {Power, 10}, {Restart, 3}, {CrashLoop, 2}, {LoseIndex, 3}, {BadSync, 4}, {Full, 3}, {Damage, 5},
+	{Kill, 10}, {Power, 10}, {Restart, 3}, {CrashLoop, 2}, {LoseIndex, 3}, {BadSync, 4}, {Full, 3}, {Damage, 4}, {Spoil, 4},
 	{Cut, 6}, {Silence, 5}, {Storm, 10}, {KillRelay, 8}, {Backup, 5}, {Restore, 5}, {Clone, 4}, {Rollback, 4},
 	{Resume, 5}, {Reimage, 1}, {Skew, 4}, {Battery, 2}, {Revoke, 2}, {Settings, 4}, {BadReceiver, 5}, {KillDelivery, 4},
 }
@@ -172,6 +173,8 @@ func (s *Schedule) fault(r *rand.Rand, kind Kind) Fault {
 		f.N = []int64{0, 30, 60, 90}[r.IntN(4)]
 	case Damage:
 		f.N = r.Int64N(1 << 30)
+	case Spoil:
+		f.N, f.For = r.Int64N(1<<30), minutes(40)
 	case Storm:
 		f.N, f.For = 5+r.Int64N(35), minutes(60)
 	case Cut, Silence:

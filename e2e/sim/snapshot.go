@@ -105,7 +105,7 @@ func (w *world) resume(p *pc, s snapshot, how int64) {
 		p.store.copy = twin
 		twin.knows = p.tills
 		twin.copyShop(p)
-		twin.taint(s.taken, w.now, false)
+		twin.taint(s.taken, w.now, unknown)
 		twin.resume(s)
 		for day := range w.s.Days {
 			twin.trade(day)
@@ -116,7 +116,7 @@ func (w *world) resume(p *pc, s snapshot, how int64) {
 		w.in(alone, func() { p.store.line.down = max(0, p.store.line.down-1) })
 		fallthrough
 	default:
-		p.taint(s.taken, w.now, false)
+		p.taint(s.taken, w.now, unknown)
 		p.resume(s)
 		p.repeatSales()
 	}

@@ -22,10 +22,11 @@ const (
 	TrustAnyAck     = "trust-any-ack"      // the agent takes an ack without comparing the hash
 	ApplyPageTwice  = "apply-page-anyhow"  // the replica takes a page that does not follow its cursor
 	CertifyAnyhow   = "certify-incomplete" // a certificate ignores a missing day mark
+	MendNothing     = "mend-nothing"       // the journal does not look into the index for what a segment has lost
 )
 
 // All lists the bugs.
 func All() []string {
 	return []string{AckBeforeSync, ForgetOnPuback, ReuseEpoch, TrimTooEarly, DedupeOnSeq, AckBeforeCommit, IgnoreSeal, ForgetWas,
-		KeepOldMarks, LoseUnreadable, FoldTwice, CursorFirst, StateApart, TrustAnyAck, ApplyPageTwice, CertifyAnyhow}
+		KeepOldMarks, LoseUnreadable, FoldTwice, CursorFirst, StateApart, TrustAnyAck, ApplyPageTwice, CertifyAnyhow, MendNothing}
 }
