@@ -39,7 +39,7 @@ func TestEDG05ReEnrolmentWithABacklog(t *testing.T) {
 // under a new identity, into quarantine.
 func TestEDG05ARevokedPCWithABacklog(t *testing.T) {
 	c, s := one(t)
-	sellFor(t, s, time.Second)
+	sell(t, s)
 	wait(2 * time.Second)
 	delivered(t, s)
 	_, err := c.Admin(t.Context(), "revoke", "-chain", chain.Name, "-store", s.ID, "-agent", "pc-"+s.ID)

@@ -16,12 +16,12 @@ import (
 // Each of these is a mishap of a shop's PC or of the relay's database that a technician has
 // seen. Each must be noticed, with its alarm, and repaired, and must not wedge the store.
 
-// sellFor lets one store trade.
-func sellFor(t *testing.T, s *chain.Store, d time.Duration) {
+// sell lets one store trade for a second.
+func sell(t *testing.T, s *chain.Store) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), d)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 	defer cancel()
-	s.Trade(ctx, chain.Pace{Visitors: 50 * time.Millisecond, Sales: 30 * time.Millisecond, Seed: uint64(d)}, 10*time.Second)
+	s.Trade(ctx, chain.Pace{Visitors: 50 * time.Millisecond, Sales: 30 * time.Millisecond, Seed: uint64(time.Second)}, 10*time.Second)
 }
 
 // delivered waits until a store's agent holds nothing that is not acknowledged.
@@ -77,7 +77,7 @@ func image(t *testing.T, s *chain.Store) string {
 // TestEDG05ADiskThatWasRolledBack puts an image of yesterday on a PC that has delivered since.
 func TestEDG05ADiskThatWasRolledBack(t *testing.T) {
 	c, s := one(t)
-	sellFor(t, s, time.Second)
+	sell(t, s)
 	check(t, s.Agent.Stop())
 	old := image(t, s)
 	check(t, s.StartAgent(t.Context()))
@@ -105,7 +105,7 @@ func TestEDG05ADiskThatWasRolledBack(t *testing.T) {
 // TestEDG05APCThatWasCloned lets a PC and its copy both go on under one identity.
 func TestEDG05APCThatWasCloned(t *testing.T) {
 	c, s := one(t)
-	sellFor(t, s, time.Second)
+	sell(t, s)
 	check(t, s.Agent.Stop())
 	copied := image(t, s)
 	clone, err := c.Clone(s, copied, "2")
@@ -122,7 +122,7 @@ func TestEDG05APCThatWasCloned(t *testing.T) {
 // TestEDG05ACloneOnANewerDisk rolls the PC back to an older image than that of its copy.
 func TestEDG05ACloneOnANewerDisk(t *testing.T) {
 	c, s := one(t)
-	sellFor(t, s, time.Second)
+	sell(t, s)
 	check(t, s.Agent.Stop())
 	older := image(t, s)
 	check(t, s.StartAgent(t.Context()))
@@ -154,7 +154,7 @@ func TestEDG05ACloneOnANewerDisk(t *testing.T) {
 // TestEDG05APCThatWasImagedAnew loses a PC's disk after everything was delivered.
 func TestEDG05APCThatWasImagedAnew(t *testing.T) {
 	c, s := one(t)
-	sellFor(t, s, time.Second)
+	sell(t, s)
 	wait(2 * time.Second) // the last count
 	delivered(t, s)
 	check(t, s.Agent.Kill())
@@ -228,20 +228,20 @@ func TestEDG05ACrashLoop(t *testing.T) {
 // send again what they still hold.
 func TestEDG05ARelayRestoredFromAnOlderBackup(t *testing.T) {
 	c, s := one(t)
-	sellFor(t, s, time.Second)
+	sell(t, s)
 	backup := filepath.Join(t.TempDir(), "backup.db")
 	_, err := c.Admin(t.Context(), "backup", "-out", backup)
 	check(t, err)
-	sellFor(t, s, time.Second)
+	sell(t, s)
 	check(t, s.Agent.Kill())
 	check(t, s.StartAgent(t.Context()))
-	sellFor(t, s, time.Second)
+	sell(t, s)
 	check(t, c.Relays[0].Stop())
-	sellFor(t, s, time.Second)
+	sell(t, s)
 	_, err = c.Admin(t.Context(), "restore", "-from", backup)
 	check(t, err)
 	check(t, c.StartRelay(t.Context(), c.Relays[0]))
-	sellFor(t, s, time.Second)
+	sell(t, s)
 	var head struct{ Incarnation int64 }
 	check(t, c.Get(t.Context(), "/v1/head", &head))
 	if head.Incarnation < 2 {
@@ -359,7 +359,7 @@ func asideOf(t *testing.T, s *chain.Store) []core.Aside {
 // delivers, and says so, and no day is taken to have ended.
 func TestEDG05ADeadClockBattery(t *testing.T) {
 	c, s := one(t)
-	sellFor(t, s, time.Second)
+	sell(t, s)
 	wait(2 * time.Second)
 	delivered(t, s)
 	check(t, s.Agent.Stop())

@@ -42,6 +42,16 @@ func (f *Faults) Add(field, hint, format string, args ...any) {
 	*f = append(*f, Fault{Field: field, Problem: fmt.Sprintf(format, args...), Hint: hint})
 }
 
+// AddAll notes the faults that err is, or err itself as one without a field.
+func (f *Faults) AddAll(err error) {
+	var faults Faults
+	if errors.As(err, &faults) {
+		*f = append(*f, faults...)
+	} else if err != nil {
+		f.Add("", "", "%s", err)
+	}
+}
+
 // Err is nil when nothing was noted.
 func (f Faults) Err() error {
 	if len(f) == 0 {

@@ -2,6 +2,7 @@ package protocol
 
 import (
 	"encoding/json"
+	"errors"
 	"math"
 	"reflect"
 	"strings"
@@ -179,12 +180,17 @@ func TestATransactionsFaultsNameTheirFields(t *testing.T) {
 			if err == nil {
 				err = tx.Validate()
 			}
-			faults, ok := err.(Faults)
-			if !ok || len(faults) != 1 || faults[0].Field != tt.field {
+			faults := faultsOf(err)
+			if len(faults) != 1 || faults[0].Field != tt.field {
 				t.Errorf("faults %v, want one at %s", err, tt.field)
 			}
 		})
 	}
+}
+
+func faultsOf(err error) (faults Faults) {
+	errors.As(err, &faults)
+	return faults
 }
 
 func TestAllFaultsAreNamedAtOnce(t *testing.T) {
@@ -194,7 +200,7 @@ func TestAllFaultsAreNamedAtOnce(t *testing.T) {
 	}
 	s = strings.NewReplacer(`"milli":2000`, `"milli":"2"`, `"total":23800`, `"total":1.5`).Replace(sale)
 	_, err := decodeSale(t, s)
-	if faults, _ := err.(Faults); len(faults) != 2 {
+	if faults := faultsOf(err); len(faults) != 2 {
 		t.Errorf("faults %v, want two", err)
 	}
 }
@@ -283,7 +289,7 @@ func TestDecodeBatchRefusesAForm(t *testing.T) {
 		{"0a0a", "0A0A", "epoch"}, {`"first":1`, `"first":0`, "first"}, {`"seq":1`, `"seq":2`, "records[0].seq"},
 	} {
 		_, err := DecodeBatch([]byte(strings.Replace(good, tt.old, tt.new, 1)))
-		if faults, _ := err.(Faults); len(faults) == 0 || faults[0].Field != tt.field {
+		if faults := faultsOf(err); len(faults) == 0 || faults[0].Field != tt.field {
 			t.Errorf("%s: %v, want a fault at %s", tt.new, err, tt.field)
 		}
 	}
@@ -345,8 +351,7 @@ func TestAStoresSettingsNameWhatIsWrong(t *testing.T) {
 	}
 	bad := Store{ID: "a b", Zone: "Mars/Olympus", CutOff: "4:30", Currency: "KRO"}
 	var fields []string
-	faults, _ := bad.Validate().(Faults)
-	for _, f := range faults {
+	for _, f := range faultsOf(bad.Validate()) {
 		fields = append(fields, f.Field)
 	}
 	if want := []string{"id", "zone", "cutOff", "currency"}; !reflect.DeepEqual(fields, want) {

@@ -29,7 +29,7 @@ func (s *Store) Validate() error {
 		f.Add("name", "", "%d bytes, at most 200", len(s.Name))
 	}
 	if _, err := s.Rule(); err != nil {
-		f = append(f, err.(Faults)...)
+		f.AddAll(err)
 	}
 	if _, ok := CurrencyExponent(s.Currency); !ok {
 		f.Add("currency", "an ISO 4217 code such as SEK", "unknown currency %q", s.Currency)

@@ -23,6 +23,7 @@ func (a *Agent) Accept(ctx context.Context, in till.Intake) (till.Accepted, erro
 	accepted := till.Accepted{Position: receipt.Position, At: receipt.At, Known: receipt.Known}
 	for _, known := range []struct{ journal, till error }{
 		{journal.ErrConflict, till.ErrConflict}, {journal.ErrFull, till.ErrFull}, {journal.ErrTooBig, till.ErrTooBig},
+		{journal.ErrBusy, till.ErrBusy},
 	} {
 		if errors.Is(err, known.journal) {
 			return accepted, fmt.Errorf("%w: %w", known.till, err)
@@ -222,7 +223,11 @@ type Status struct {
 	Queue       journal.Stats   `json:"queue"`
 	Devices     []DeviceStatus  `json:"devices"`
 	Rejected    int             `json:"rejected"` // bodies in the rejected folder
-	Damage      []string        `json:"damage,omitempty"`
+	// RejectedNotKept is how many bodies since the start had no room there, and RejectedFull why the
+	// next will have none: what a till had refused is then in the till alone.
+	RejectedNotKept int      `json:"rejectedNotKept,omitempty"`
+	RejectedFull    string   `json:"rejectedFull,omitempty"`
+	Damage          []string `json:"damage,omitempty"`
 	// ClockAheadSeconds is how far the PC's clock is ahead of the relay's last word, negative
 	// when it is behind; only where it is in doubt.
 	ClockAheadSeconds int64   `json:"clockAheadSeconds,omitempty"`
@@ -241,9 +246,10 @@ func (a *Agent) Status() any {
 	set, now := a.settings.Load(), a.now()
 	s := Status{
 		Version: a.version, Origin: a.origin, Started: a.started.UTC(), Now: now.UTC(), BusinessDay: set.rule.Day(now),
-		Store: set.store, Told: set.told, Link: a.sender.Status(), Queue: a.journal.Stats(), Rejected: a.rejects.kept(),
+		Store: set.store, Told: set.told, Link: a.sender.Status(), Queue: a.journal.Stats(),
 		Damage: a.journal.Damage(), ClockAheadSeconds: int64(a.clock.Skew().Seconds()), SetAside: a.setAside(),
 	}
+	s.Rejected, s.RejectedNotKept, s.RejectedFull = a.rejects.status()
 	for _, d := range a.devices {
 		s.Devices = append(s.Devices, d.status())
 	}

@@ -52,6 +52,7 @@ type Options struct {
 	SegmentBytes, ReserveBytes int64
 	RetainFor                  time.Duration
 	FeedEvery                  time.Duration
+	IndexTime                  time.Duration // for one write to the journal's index; 0: the journal's own
 }
 
 // An Agent is one store PC's agent. New opens it, Run runs it once.
@@ -93,7 +94,7 @@ func New(cfg Config, o Options) (*Agent, error) {
 		return nil, err
 	}
 	a.log = o.Log.With("store", a.origin.Store, "agent", a.origin.Agent)
-	if a.rejects, err = openRejects(filepath.Join(cfg.Data, "rejected"), o.Now); err != nil {
+	if a.rejects, err = openRejects(filepath.Join(cfg.Data, "rejected"), o.Now, func() bool { return a.journal.Tight() }); err != nil {
 		return nil, err
 	}
 	if a.signer, err = newSigner(a.origin, a.tls); err != nil {
@@ -115,7 +116,7 @@ func New(cfg Config, o Options) (*Agent, error) {
 		Dir: journalDir(cfg.Data), Origin: a.origin, BootID: o.BootID, Mono: o.Mono, Now: o.Now, Log: a.log,
 		Versions: map[string]string{"agent": o.Version}, Random: o.Random, Remark: a.signer.remark,
 		Disk: o.Disk, Index: o.Index, Inline: o.Inline,
-		SegmentBytes: o.SegmentBytes, ReserveBytes: o.ReserveBytes, RetainFor: o.RetainFor,
+		SegmentBytes: o.SegmentBytes, ReserveBytes: o.ReserveBytes, RetainFor: o.RetainFor, IndexTime: o.IndexTime,
 	})
 	if err != nil {
 		return nil, err
@@ -199,7 +200,7 @@ func (a *Agent) heardTime(at time.Time) {
 }
 
 // Run serves until ctx ends or a part fails for good. What was accepted is flushed before it
-// returns.
+// returns. After an error the process is to end, and to be started again.
 func (a *Agent) Run(ctx context.Context) error {
 	a.log.Info("agent starts", "version", a.version, "listen", a.Addr().String(), "relays", a.cfg.Relays, "devices", len(a.devices))
 	// The journal outlives everything that writes to it.

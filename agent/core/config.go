@@ -81,7 +81,7 @@ func (c *Config) Validate() protocol.Faults {
 	if c.Zone != "" || c.CutOff != "" {
 		store := protocol.Store{Zone: c.Zone, CutOff: c.CutOff}
 		if _, err := store.Rule(); err != nil {
-			f = append(f, err.(protocol.Faults)...)
+			f.AddAll(err)
 		}
 	}
 	c.validateTills(&f)

@@ -48,7 +48,8 @@ colour: red
 func TestRejectedBodiesAreKeptWithTheirReport(t *testing.T) {
 	dir := t.TempDir()
 	now := func() time.Time { return time.Date(2026, 11, 22, 10, 0, 0, 0, time.UTC) }
-	r, err := openRejects(dir, now)
+	roomy := func() bool { return false }
+	r, err := openRejects(dir, now, roomy)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -57,8 +58,8 @@ func TestRejectedBodiesAreKeptWithTheirReport(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if r.kept() != 1 {
-		t.Errorf("kept %d, want 1", r.kept())
+	if kept, _, _ := r.status(); kept != 1 || r.used != 2*diskBlock {
+		t.Errorf("kept %d in %d bytes, want 1 in two blocks", kept, r.used)
 	}
 	body, err := os.ReadFile(filepath.Join(dir, "1-abc.body"))
 	if err != nil || string(body) != "{bad" {
@@ -68,13 +69,16 @@ func TestRejectedBodiesAreKeptWithTheirReport(t *testing.T) {
 	if err != nil || !strings.Contains(string(report), `"total"`) {
 		t.Errorf("report %s, %v", report, err)
 	}
-	again, err := openRejects(dir, now)
-	if err != nil || again.kept() != 1 || again.used != r.used {
-		t.Errorf("after a restart %d kept, %v", again.kept(), err)
+	again, err := openRejects(dir, now, roomy)
+	if err != nil || again.count != 1 || again.used != r.used {
+		t.Errorf("after a restart %d kept, %v", again.count, err)
 	}
 	r.limit = r.used
 	if err := r.keep("2-abc", []byte("x"), nil); err == nil {
 		t.Error("the folder grows without bound")
+	}
+	if _, notKept, full := r.status(); notKept != 1 || !strings.Contains(full, dir) {
+		t.Errorf("%d not kept, %q; want 1 and what to empty", notKept, full)
 	}
 }
 

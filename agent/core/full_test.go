@@ -2,11 +2,13 @@ package core
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
+	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -83,6 +85,60 @@ func TestEDG05OnAFullDiskSalesAreRefusedLast(t *testing.T) {
 	}
 	if n := a.Journal().Stats().Waiting; n != 1+3+2+3+2 { // the seal; sales, counts of a minute and of a quarter, states
 		t.Errorf("%d records, want all that were accepted", n)
+	}
+}
+
+// TestNothingIsKeptOfARefusalWhileTheDiskIsNearlyFull sends what is refused for good, over the
+// tills' own API: the room that is left is for sales, and the status says what was not kept.
+func TestNothingIsKeptOfARefusalWhileTheDiskIsNearlyFull(t *testing.T) {
+	dir := t.TempDir()
+	identityFor(t, filepath.Join(dir, "identity"))
+	const token = "a-secret-of-the-first-till"
+	now := time.Date(2026, 11, 22, 10, 0, 0, 0, time.UTC)
+	disk := journaltest.NewDisk(1, func() time.Time { return now })
+	free := uint64(1 << 30)
+	disk.FreeBytes = func() uint64 { return free }
+	cfg := Config{Data: dir, Identity: filepath.Join(dir, "identity"), Relays: []string{"tls://127.0.0.1:1"}, Zone: "Europe/Stockholm", Log: "info",
+		Tills: []Till{{Workstation: "1", Token: token}}}
+	a, err := New(cfg, Options{Version: "test", Log: slog.New(slog.DiscardHandler), Inline: true, Disk: disk, Index: journal.NewMemoryIndex(),
+		Now: func() time.Time { return now }, Mono: func() time.Duration { return 0 }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	call := func(method, path, body string) *httptest.ResponseRecorder {
+		req := httptest.NewRequest(method, path, strings.NewReader(body))
+		req.Header.Set("Authorization", "Bearer "+token)
+		req.Header.Set("Content-Type", "application/json")
+		req.Host = "127.0.0.1"
+		res := httptest.NewRecorder()
+		a.Handler().ServeHTTP(res, req)
+		return res
+	}
+	for i, tt := range []struct {
+		free          uint64 // MiB
+		kept, notKept int
+		full          string
+	}{
+		{200, 1, 0, ""},
+		{90, 1, 1, "nearly full"}, // below the floor: sales are still accepted
+		{40, 1, 2, "nearly full"},
+		{200, 2, 2, ""},
+	} {
+		free = tt.free << 20
+		if res := call(http.MethodPost, "/v1/transactions", fmt.Sprintf(`{"sequenceNumber":%d}`, i)); res.Code != http.StatusUnprocessableEntity {
+			t.Errorf("%d MiB free: %d %s, want 422", tt.free, res.Code, res.Body)
+		}
+		var s Status
+		if err := json.Unmarshal(call(http.MethodGet, "/v1/status", "").Body.Bytes(), &s); err != nil {
+			t.Fatal(err)
+		}
+		files, err := os.ReadDir(filepath.Join(dir, "rejected"))
+		if err != nil || len(files) != 2*tt.kept {
+			t.Errorf("%d MiB free: %d files, %v; want a body and a report of each of %d", tt.free, len(files), err, tt.kept)
+		}
+		if s.Rejected != tt.kept || s.RejectedNotKept != tt.notKept || (s.RejectedFull == "") != (tt.full == "") || !strings.Contains(s.RejectedFull, tt.full) {
+			t.Errorf("%d MiB free: %d kept, %d not, %q; want %d, %d, %q", tt.free, s.Rejected, s.RejectedNotKept, s.RejectedFull, tt.kept, tt.notKept, tt.full)
+		}
 	}
 }
 

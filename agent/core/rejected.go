@@ -16,18 +16,25 @@ import (
 // nothing a shop has rung up is ever gone without a trace. Safe for concurrent use.
 type rejectFolder struct {
 	dir   string
-	limit int64 // bytes kept; beyond it refusals are still answered, and only logged
+	limit int64       // bytes on disk; beyond it refusals are still answered, logged and counted
+	tight func() bool // the disk is nearly full: its room is for sales
 	now   func() time.Time
 
-	mu    sync.Mutex // guards what follows
-	used  int64
-	count int
+	mu      sync.Mutex // guards what follows
+	used    int64      // bytes on disk
+	count   int        // bodies
+	notKept int        // bodies since the start
 }
 
-// rejectLimit bounds the folder, in bytes.
-const rejectLimit = 256 << 20
+const (
+	rejectLimit = 64 << 20 // of the folder; the journal's floor is 96 MiB
+	diskBlock   = 4 << 10  // bytes that a file takes at least, on most disks
+)
 
-func openRejects(dir string, now func() time.Time) (*rejectFolder, error) {
+// onDisk is what a file of so many bytes takes.
+func onDisk(size int64) int64 { return (size + diskBlock - 1) / diskBlock * diskBlock }
+
+func openRejects(dir string, now func() time.Time, tight func() bool) (*rejectFolder, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("make rejected folder: %w", err)
 	}
@@ -35,13 +42,15 @@ func openRejects(dir string, now func() time.Time) (*rejectFolder, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read rejected folder: %w", err)
 	}
-	r := &rejectFolder{dir: dir, limit: rejectLimit, now: now}
+	r := &rejectFolder{dir: dir, limit: rejectLimit, tight: tight, now: now}
 	for _, e := range entries {
-		if info, err := e.Info(); err == nil && filepath.Ext(e.Name()) == ".report" {
+		info, err := e.Info()
+		if err != nil {
+			continue // somebody empties the folder
+		}
+		r.used += onDisk(info.Size())
+		if filepath.Ext(e.Name()) == ".report" {
 			r.count++
-			r.used += info.Size()
-		} else if err == nil {
-			r.used += info.Size()
 		}
 	}
 	return r, nil
@@ -54,27 +63,57 @@ type rejectReport struct {
 	Body   string          `json:"body"` // name of the file with the body as it came
 }
 
-// keep writes the body and its report under the name; the same name again replaces them.
+// keep writes the body and its report under the name; the same name again replaces them. What
+// there is no room for is counted.
 func (r *rejectFolder) keep(name string, body []byte, faults protocol.Faults) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.used+int64(len(body)) > r.limit {
-		return fmt.Errorf("keep rejected body %s: the folder holds %d MB already (look at %s and empty it)", name, r.used>>20, r.dir)
-	}
-	report, err := json.MarshalIndent(rejectReport{r.now().UTC(), faults, name + ".body"}, "", "  ")
-	if err != nil {
+	if err := r.write(name, body, faults); err != nil {
+		r.notKept++
 		return fmt.Errorf("keep rejected body %s: %w", name, err)
 	}
-	_, err = os.Stat(filepath.Join(r.dir, name+".report"))
-	again := err == nil
-	if err := writeSynced(filepath.Join(r.dir, name+".body"), body); err != nil {
-		return fmt.Errorf("keep rejected body: %w", err)
+	return nil
+}
+
+// full says why so many bytes more have no room. It needs mu.
+func (r *rejectFolder) full(more int64) error {
+	switch {
+	case r.tight():
+		return errors.New("the disk is nearly full, what is left of it is for sales; make room on it")
+	case more > 0 && r.used+more > r.limit:
+		return fmt.Errorf("%s holds %d MiB already; look at it and empty it", r.dir, r.used>>20)
 	}
-	if err := writeSynced(filepath.Join(r.dir, name+".report"), report); err != nil {
-		return fmt.Errorf("keep report of rejected body: %w", err)
+	return nil
+}
+
+// write needs mu.
+func (r *rejectFolder) write(name string, body []byte, faults protocol.Faults) error {
+	report, err := json.MarshalIndent(rejectReport{r.now().UTC(), faults, name + ".body"}, "", "  ")
+	if err != nil {
+		return err
 	}
-	if !again {
-		r.used += int64(len(body) + len(report))
+	files := []struct {
+		path string
+		data []byte
+	}{{filepath.Join(r.dir, name+".body"), body}, {filepath.Join(r.dir, name+".report"), report}}
+	more, known := int64(0), 0
+	for _, f := range files {
+		more += onDisk(int64(len(f.data)))
+		if info, err := os.Stat(f.path); err == nil {
+			more -= onDisk(info.Size())
+			known++
+		}
+	}
+	if err := r.full(more); err != nil {
+		return err
+	}
+	r.used += more // what of it fails is counted anew at the next start
+	for _, f := range files {
+		if err := writeSynced(f.path, f.data); err != nil {
+			return err
+		}
+	}
+	if known < len(files) {
 		r.count++
 	}
 	return nil
@@ -92,9 +131,13 @@ func writeSynced(path string, data []byte) error {
 	return errors.Join(err, file.Close())
 }
 
-// kept is the number of rejected bodies in the folder.
-func (r *rejectFolder) kept() int {
+// kept is the number of rejected bodies in the folder, notKept of those since the start that
+// had no room there, and full says why the next will have none; empty when it will.
+func (r *rejectFolder) status() (kept, notKept int, full string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return r.count
+	if err := r.full(2 * diskBlock); err != nil {
+		full = err.Error()
+	}
+	return r.count, r.notKept, full
 }

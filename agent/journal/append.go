@@ -49,7 +49,7 @@ type Receipt struct {
 // digest the error is ErrConflict and the receipt names the first position. ErrTooBig: the
 // record's JSON is over protocol.MaxRecord (room for its position and for being appended
 // again after a fork is counted in). ErrFull: the disk is too full for it, nothing was
-// written. After any other error, that of a done ctx too, the record may be on disk or not:
+// written. ErrBusy: too much waits to be written already, this was not taken. After any other error, that of a done ctx too, the record may be on disk or not:
 // ask again with the same key.
 func (j *Journal) Append(ctx context.Context, e Entry) (Receipt, error) {
 	if e.Make != nil {
@@ -79,8 +79,8 @@ func (j *Journal) Append(ctx context.Context, e Entry) (Receipt, error) {
 	for _, k := range e.Keys {
 		r.hashes = append(r.hashes, hashKey(k))
 	}
-	if !j.queue.put(r) {
-		return Receipt{}, fmt.Errorf("append %s: %w", e.Kind, ErrClosed)
+	if err := j.queue.offer(r); err != nil {
+		return Receipt{}, fmt.Errorf("append %s: %w", e.Kind, err)
 	}
 	j.work()
 	select {
@@ -133,23 +133,51 @@ type answer struct {
 	err     error
 }
 
+// What waits for the committer at most. A caller whose ctx ends leaves its request there, so
+// that tills that ask again while the disk hangs would fill the memory.
+const (
+	maxWaiting      = 8 << 10 // entries
+	maxWaitingBytes = 8 << 20
+)
+
 // A queue hands requests to the committer.
 type queue struct {
 	wake chan struct{} // a value = there is something
 
 	mu     sync.Mutex // guards the rest
 	wait   []*request
+	bytes  int // of wait, roughly
 	closed bool
 }
 
-// put is false when the queue is closed.
+// offer puts an entry into the queue, unless that is closed or full.
+func (q *queue) offer(r *request) error {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if !q.closed && (len(q.wait) >= maxWaiting || q.bytes+r.size > maxWaitingBytes) {
+		return ErrBusy
+	}
+	if !q.add(r) {
+		return ErrClosed
+	}
+	return nil
+}
+
+// put is false when the queue is closed. It is for steps and pages, of which there is one at a
+// time.
 func (q *queue) put(r *request) bool {
 	q.mu.Lock()
 	defer q.mu.Unlock()
+	return q.add(r)
+}
+
+// add needs mu.
+func (q *queue) add(r *request) bool {
 	if q.closed {
 		return false
 	}
 	q.wait = append(q.wait, r)
+	q.bytes += r.size
 	signal(q.wake)
 	return true
 }
@@ -161,6 +189,7 @@ func (q *queue) take(n, size int) []*request {
 	i := 0
 	for i < len(q.wait) && i < n && (i == 0 || size >= q.wait[i].size) {
 		size -= q.wait[i].size
+		q.bytes -= q.wait[i].size
 		i++
 	}
 	taken := q.wait[:i:i]
@@ -178,14 +207,11 @@ func (q *queue) len() int {
 	return len(q.wait)
 }
 
-// close refuses what comes later and returns what still waits.
-func (q *queue) close() []*request {
+// close refuses what comes later.
+func (q *queue) close() {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	q.closed = true
-	rest := q.wait
-	q.wait = nil
-	return rest
 }
 
 func signal(c chan struct{}) {

@@ -63,7 +63,8 @@ func (b *builder) head() protocol.Mark {
 // is durable.
 func (b *builder) take(reqs []*request, space space) []answer {
 	answers := make([]answer, len(reqs))
-	fresh := map[keyHash]known{}
+	keys := b.j.lookup(reqs)
+	defer keys.end()
 	feeds := map[string]feedState{}
 	for i, r := range reqs {
 		if r.page != nil {
@@ -72,7 +73,7 @@ func (b *builder) take(reqs []*request, space space) []answer {
 			}
 			continue
 		}
-		answers[i].receipt, answers[i].err = b.entry(r, fresh, space)
+		answers[i].receipt, answers[i].err = b.entry(r, keys, space)
 	}
 	return answers
 }
@@ -93,9 +94,9 @@ func (b *builder) page(page *protocol.FeedPage, feeds map[string]feedState) {
 }
 
 // entry adds a record, unless its keys are known.
-func (b *builder) entry(r *request, fresh map[keyHash]known, space space) (Receipt, error) {
+func (b *builder) entry(r *request, keys *lookup, space space) (Receipt, error) {
 	j, en := b.j, r.entry
-	k, found, err := j.lookup(r, fresh)
+	k, found, err := keys.find(r)
 	if err != nil {
 		return Receipt{}, err
 	}
@@ -126,7 +127,7 @@ func (b *builder) entry(r *request, fresh map[keyHash]known, space space) (Recei
 		keys: en.Keys, digest: en.Digest, stateKey: en.StateKey, state: en.State,
 	})
 	for _, h := range r.hashes {
-		fresh[h] = known{ord: b.e.ord, seq: b.seq, digest: digest(en.Digest[:]), at: b.at}
+		keys.newer[h] = known{ord: b.e.ord, seq: b.seq, digest: digest(en.Digest[:]), at: b.at}
 	}
 	return Receipt{Position: protocol.Position{Epoch: b.e.id, Seq: b.seq}, At: b.at}, nil
 }

@@ -59,10 +59,9 @@ func (j *Journal) commitAll(ctx context.Context) error {
 		select {
 		case <-j.queue.wake:
 		case <-ctx.Done():
-			rest := j.queue.close()
-			last := &queue{wake: make(chan struct{}, 1), wait: rest}
-			for last.len() > 0 {
-				j.commit(last.take(groupCount, groupBytes))
+			j.queue.close()
+			for j.queue.len() > 0 {
+				j.commit(j.queue.take(groupCount, groupBytes))
 			}
 			return j.endRun()
 		}
@@ -187,40 +186,68 @@ func (j *Journal) current() *epoch {
 	return j.epochs[len(j.epochs)-1]
 }
 
-// lookup finds the first of a request's keys that is known: in the group that is being
-// built, in the groups that the index does not have yet, or in the index.
-func (j *Journal) lookup(r *request, fresh map[keyHash]known) (known, bool, error) {
-	var same *known
-	for _, h := range r.hashes {
-		k, ok := fresh[h]
-		if !ok {
-			j.mu.Lock()
-			v, there := j.overlay.keys[h]
-			j.mu.Unlock()
-			k, ok = v.v, there
-		}
-		if !ok {
-			raw, err := j.db.get(idemKey(h))
-			if err != nil {
-				return known{}, false, fmt.Errorf("look up key: %w", err)
+// A lookup finds idempotency keys for a group that is being built.
+type lookup struct {
+	j     *Journal
+	newer map[keyHash]known // in the group, and in those that the index does not have yet
+	index view              // nil = not asked yet
+}
+
+// lookup looks into the overlay for all keys at once: before the index, so that what is on its
+// way from the one to the other is found.
+func (j *Journal) lookup(reqs []*request) *lookup {
+	l := &lookup{j: j, newer: map[keyHash]known{}}
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	for _, r := range reqs {
+		for _, h := range r.hashes {
+			if held, ok := j.overlay.keys[h]; ok {
+				l.newer[h] = held.v
 			}
-			if raw != nil {
-				if k, ok = decodeKnown(raw); ok {
-					ok = !j.expired(k)
-				}
-			}
-		}
-		if ok && k.digest != digest(r.entry.Digest[:]) {
-			return k, true, nil
-		}
-		if ok && same == nil {
-			same = &k
 		}
 	}
-	if same == nil {
+	return l
+}
+
+func (l *lookup) end() {
+	if l.index != nil {
+		l.index.discard()
+	}
+}
+
+func (l *lookup) key(h keyHash) (known, bool, error) {
+	if k, ok := l.newer[h]; ok {
+		return k, true, nil
+	}
+	if l.index == nil {
+		l.index = l.j.db.view()
+	}
+	raw, err := l.index.get(idemKey(h))
+	if err != nil {
+		return known{}, false, fmt.Errorf("look up key: %w", err)
+	}
+	if raw == nil {
 		return known{}, false, nil
 	}
-	return *same, true, nil
+	k, ok := decodeKnown(raw)
+	return k, ok && !l.j.expired(k), nil
+}
+
+// find gives the first of a request's keys that is known with another digest, or else the
+// first that is known.
+func (l *lookup) find(r *request) (same known, found bool, err error) {
+	for _, h := range r.hashes {
+		k, ok, err := l.key(h)
+		switch {
+		case err != nil:
+			return k, false, err
+		case ok && k.digest != digest(r.entry.Digest[:]):
+			return k, true, nil
+		case ok && !found:
+			same, found = k, true
+		}
+	}
+	return same, found, nil
 }
 
 // expired says that a key is older than RetainFor, and its record retained no more: the PC's
@@ -332,7 +359,7 @@ func (j *Journal) beginSegment(group int64) error {
 // again: the next segment's header says where it ends, or that it never was.
 func (j *Journal) fail(fresh bool) {
 	j.refused.Store(true)
-	j.w.f.Close()
+	_ = j.w.f.Close() // it has failed already
 	j.w.f = nil
 	if fresh {
 		// void as it is: no later header will name it

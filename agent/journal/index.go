@@ -90,6 +90,8 @@ type index struct {
 	path   string
 	opt    *Options
 	memory *MemoryIndex // nil = Badger under path
+	// stalled is closed when Badger is given up because it hangs; nil with memory.
+	stalled <-chan struct{}
 }
 
 // openIndex opens the index under opt.Dir, or a fresh one if the old one is in doubt; why says
@@ -237,9 +239,12 @@ func (x *index) open() (err error) {
 	if err := x.condemn(); err != nil {
 		return err
 	}
-	if x.store, err = openBadger(x.path, x.opt.Log); err != nil {
+	badger, err := openBadger(x.path, x.opt.Log)
+	if err != nil {
 		return err
 	}
+	within := bound(badger, x.opt.IndexTime)
+	x.store, x.stalled = within, within.stalled
 	return os.Remove(x.marker())
 }
 

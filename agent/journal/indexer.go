@@ -16,10 +16,12 @@ func (j *Journal) indexAll(cancel context.CancelFunc) error {
 	if err == nil {
 		return nil
 	}
+	err = j.condemn(err) // first: nobody knows how long the committer takes
+	j.damaged("the index cannot be written, the next start builds it anew from the journal: %v", err)
 	cancel()
 	for range j.groups { // durable; the next Open indexes them
 	}
-	return j.condemn(err)
+	return err
 }
 
 // condemn has the next Open build the index anew.
@@ -51,6 +53,8 @@ func (j *Journal) indexGroups() error {
 			if err != nil {
 				return fmt.Errorf("flush index: %w", err)
 			}
+		case <-j.db.stalled: // a write of the keeper's hangs
+			return fmt.Errorf("write index: %w", errStalled)
 		}
 	}
 }

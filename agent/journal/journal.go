@@ -9,6 +9,7 @@ import (
 	"io"
 	"io/fs"
 	"log/slog"
+	"math"
 	"path/filepath"
 	"slices"
 	"sync"
@@ -22,13 +23,14 @@ import (
 	"github.com/storelay/storelay/protocol/mutant"
 )
 
-// What a caller decides on. ErrFull is 507 and ErrTooBig 413 on the agent's API.
+// What a caller decides on. ErrFull is 507, ErrTooBig 413 and ErrBusy 503 on the agent's API.
 var (
 	ErrClosed   = errors.New("journal is closed")
 	ErrConflict = errors.New("another content is known under this key")
 	ErrTooBig   = errors.New("record is too big")
 	ErrFull     = link.ErrFull
 	ErrFork     = link.ErrFork
+	ErrBusy     = errors.New("too much waits to be written down already; the disk is slow or hangs")
 	ErrGone     = errors.New("records are no longer held")
 	errLocked   = errors.New("another process has it open")
 )
@@ -51,6 +53,7 @@ type Options struct {
 	FloorBytes   uint64                           // free space below which minor entries are refused, below half of it all; 96 MiB
 	ReserveBytes int64                            // laid by, and given up when the disk is full; 16 MiB, negative: none
 	FreeBytes    func(dir string) (uint64, error) // Disk.Free
+	IndexTime    time.Duration                    // for one write to the index; beyond it the index is given up and Run ends; 30 s
 	Log          *slog.Logger
 
 	Disk  Disk         // the system's own
@@ -141,6 +144,9 @@ func Open(opt Options) (*Journal, error) {
 	if opt.ReserveBytes == 0 {
 		opt.ReserveBytes = 16 << 20
 	}
+	if opt.IndexTime == 0 {
+		opt.IndexTime = 30 * time.Second
+	}
 	if opt.Log == nil {
 		opt.Log = slog.New(slog.DiscardHandler)
 	}
@@ -183,8 +189,8 @@ func Open(opt Options) (*Journal, error) {
 
 // Run commits what Append and Apply hand over, indexes it and drops what retention allows.
 // When ctx is done it commits what was handed over until then and returns. An error means
-// that the index cannot be written; nothing accepted is lost, and the next Open builds the
-// index anew.
+// that the index cannot be written, or hangs; nothing accepted is lost, and the next Open
+// builds the index anew. The process should end then: what hangs in Badger stays.
 func (j *Journal) Run(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -197,8 +203,8 @@ func (j *Journal) Run(ctx context.Context) error {
 
 // Close writes the last acks to the index and closes everything. Run must have returned.
 func (j *Journal) Close() error {
-	rest := j.queue.close()
-	for _, r := range rest {
+	j.queue.close()
+	for _, r := range j.queue.take(math.MaxInt, math.MaxInt) {
 		r.answer <- answer{err: ErrClosed}
 	}
 	err := j.indexAcks()

@@ -152,7 +152,7 @@ func (m *mend) run(data []byte) error {
 		if f.typ == typeRecord {
 			r, err := decodeStored(f.payload)
 			if err != nil {
-				return nil // its seq is missed below
+				return nil //nolint:nilerr // its seq is missed below
 			}
 			m.fill(r.rec.Seq)
 			m.next, m.hash = r.rec.Seq+1, r.rec.Hash(r.prev)

@@ -2,6 +2,7 @@ package counter
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strconv"
 	"time"
@@ -199,7 +200,7 @@ func (d *Line) take(ctx context.Context, host drivers.Host, f LineFrame, repeate
 // multiply.
 func noteOf(err error) string {
 	for _, kind := range []error{errNoCheck, errBadCheck, errNoMatch, errTooLong, errNoNumber} {
-		if err == kind {
+		if errors.Is(err, kind) {
 			return kind.Error()
 		}
 	}

@@ -27,12 +27,11 @@ type client struct {
 	arrived []byte
 }
 
-// attach runs a simulator on a pipe until the test ends; it must be called in a bubble. The
-// line is wrapped with faults when seed is not 0.
-func attach(t *testing.T, run func(context.Context, io.ReadWriter) error, seed uint64) (*client, *drivertest.FaultyLine) {
+// attach runs a simulator on a pipe until the test ends; it must be called in a bubble.
+func attach(t *testing.T, run func(context.Context, io.ReadWriter) error) *client {
 	t.Helper()
 	device, conn := drivertest.Pipe()
-	line := drivertest.NewFaultyLine(device, seed)
+	line := drivertest.NewFaultyLine(device, 1)
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
 	go func() { done <- run(ctx, line) }()
@@ -60,7 +59,7 @@ func attach(t *testing.T, run func(context.Context, io.ReadWriter) error, seed u
 		<-read
 	})
 	synctest.Wait()
-	return c, line
+	return c
 }
 
 // took returns what has arrived since the last call, as hex.
@@ -117,7 +116,7 @@ func TestTerabeeSaysTheVectorsOfItsManual(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			bubble(t, func(t *testing.T) {
 				s := drivertest.NewTerabee(drivertest.TerabeeOptions{Every: -1, Short: tt.short})
-				c, _ := attach(t, s.Run, 1)
+				c := attach(t, s.Run)
 				s.Walk(11, 7)
 				c.took()
 				s.Walk(1, 0)
@@ -136,7 +135,7 @@ func TestTerabeeSaysTheVectorsOfItsManual(t *testing.T) {
 func TestTerabeeObeysOnlyGoodCommands(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		s := drivertest.NewTerabee(drivertest.TerabeeOptions{Every: -1, Short: true})
-		c, _ := attach(t, s.Run, 1)
+		c := attach(t, s.Run)
 		s.Walk(3, 1)
 		c.took()
 		same(t, "reset with a bad checksum", c.ask("00 55 08 00 00 00 00 7D", 0), "")
@@ -159,7 +158,7 @@ func TestTerabeeObeysOnlyGoodCommands(t *testing.T) {
 func TestTerabeeStreamsDistances(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		s := drivertest.NewTerabee(drivertest.TerabeeOptions{Seed: 7})
-		c, _ := attach(t, s.Run, 1)
+		c := attach(t, s.Run)
 		time.Sleep(time.Second + time.Millisecond)
 		c.took()
 		time.Sleep(time.Second)
@@ -178,7 +177,7 @@ func TestTerabeeStreamsDistances(t *testing.T) {
 func TestTerabeeRegistersWrapAndForget(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		s := drivertest.NewTerabee(drivertest.TerabeeOptions{Every: -1})
-		c, _ := attach(t, s.Run, 1)
+		c := attach(t, s.Run)
 		s.Preset(65530, 0)
 		s.Walk(9, 0)
 		if got := c.took(); !strings.Contains(got, "FF FF 00 00") {
@@ -201,7 +200,7 @@ func TestTerabeeRegistersWrapAndForget(t *testing.T) {
 func TestLineCounterSpeaksItsDialect(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		s := drivertest.NewLineCounter(drivertest.LineCounterOptions{Uptime: 100 * time.Second})
-		c, _ := attach(t, s.Run, 1)
+		c := attach(t, s.Run)
 		say := func(what, body string) {
 			t.Helper()
 			var sum byte
@@ -245,7 +244,7 @@ func TestDrawerMovesAfterEitherKick(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			bubble(t, func(t *testing.T) {
 				p := drivertest.NewPrinter(drivertest.PrinterOptions{})
-				c, _ := attach(t, p.Run, 1)
+				c := attach(t, p.Run)
 				same(t, "status enabled", c.ask("1D 61 01", 0), "10 00 00 00")
 				same(t, "before it moves", c.ask(tt.kick, 149*time.Millisecond), "")
 				time.Sleep(time.Millisecond)
@@ -267,7 +266,7 @@ func TestDrawerMovesAfterEitherKick(t *testing.T) {
 func TestDrawerOnTheOtherPinStaysShut(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		p := drivertest.NewPrinter(drivertest.PrinterOptions{Connector: 1})
-		c, _ := attach(t, p.Run, 1)
+		c := attach(t, p.Run)
 		c.ask("1B 70 00 32 32 10 14 01 00 01", time.Second)
 		if p.Opened() {
 			t.Error("a kick of pin 2 opened the drawer on pin 5")
@@ -282,12 +281,12 @@ func TestDrawerOnTheOtherPinStaysShut(t *testing.T) {
 func TestDrawerPolarityJamAndMissingSwitch(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		low := drivertest.NewPrinter(drivertest.PrinterOptions{OpenLow: true})
-		c, _ := attach(t, low.Run, 1)
+		c := attach(t, low.Run)
 		same(t, "closed, open is low", c.ask("1D 61 01", 0), "14 00 00 00")
 		same(t, "open is low", c.ask("1B 70 00 32 32", time.Second), "10 00 00 00")
 
 		none := drivertest.NewPrinter(drivertest.PrinterOptions{NoSwitch: true})
-		c, _ = attach(t, none.Run, 1)
+		c = attach(t, none.Run)
 		same(t, "no switch", c.ask("1D 61 01 1B 70 00 32 32", time.Second), "10 00 00 00")
 		if !none.Opened() {
 			t.Error("the drawer without a switch did not open")
@@ -295,7 +294,7 @@ func TestDrawerPolarityJamAndMissingSwitch(t *testing.T) {
 
 		jam := drivertest.NewPrinter(drivertest.PrinterOptions{})
 		jam.SetJammed(true)
-		c, _ = attach(t, jam.Run, 1)
+		c = attach(t, jam.Run)
 		same(t, "jammed", c.ask("1D 61 01 1B 70 00 32 32", time.Second), "10 00 00 00")
 		jam.SetJammed(false)
 		same(t, "free again", c.ask("1B 70 00 32 32", time.Second), "14 00 00 00")
@@ -305,7 +304,7 @@ func TestDrawerPolarityJamAndMissingSwitch(t *testing.T) {
 func TestPrinterStatusBytesKeepTheirClasses(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		p := drivertest.NewPrinter(drivertest.PrinterOptions{})
-		c, _ := attach(t, p.Run, 1)
+		c := attach(t, p.Run)
 		same(t, "DLE EOT 1", c.ask("10 04 01", 0), "12")
 		same(t, "GS r 2, closed", c.ask("1D 72 02", 0), "00")
 		p.KeyOpen()
@@ -356,7 +355,7 @@ func TestPrinterStatusBytesKeepTheirClasses(t *testing.T) {
 func TestAutomaticStatusNamesItsCauses(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		p := drivertest.NewPrinter(drivertest.PrinterOptions{})
-		c, _ := attach(t, p.Run, 1)
+		c := attach(t, p.Run)
 		c.ask("1D 61 01", 0)
 		p.SetOffline(true)
 		same(t, "offline with n=1", c.took(), "")
@@ -381,7 +380,7 @@ func TestAutomaticStatusNamesItsCauses(t *testing.T) {
 func TestBufferedKickWaitsAndRealTimeKickDoesNot(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		p := drivertest.NewPrinter(drivertest.PrinterOptions{PerByte: 100 * time.Millisecond})
-		c, _ := attach(t, p.Run, 1)
+		c := attach(t, p.Run)
 		c.send("41 42 43 1B 70 00 32 32")
 		time.Sleep(440 * time.Millisecond)
 		if p.Opened() {
@@ -420,7 +419,7 @@ func TestBufferedKickWaitsAndRealTimeKickDoesNot(t *testing.T) {
 func TestSimulatorRefusesASecondLine(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		s := drivertest.NewTerabee(drivertest.TerabeeOptions{})
-		attach(t, s.Run, 1)
+		attach(t, s.Run)
 		device, _ := drivertest.Pipe()
 		if err := s.Run(t.Context(), device); !errors.Is(err, drivertest.ErrBusy) {
 			t.Errorf("second Run: %v, want ErrBusy", err)

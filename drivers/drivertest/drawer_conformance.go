@@ -126,7 +126,7 @@ func (s DrawerSuite) checks() []check {
 		check{"silence", func(t testing.TB) {
 			d := s.begin(t)
 			d.rig.line.Set(Faults{Silent: true})
-			d.open(drivers.OpenCommand{Reason: "sale"}) // it must return; the pulse is lost
+			_ = d.open(drivers.OpenCommand{Reason: "sale"}) // it must return; the pulse is lost
 			d.device.KeyOpen()
 			d.rig.line.Set(Faults{})
 			d.expect(protocol.DrawerOpened, drivers.OpenCommand{}, "") // the cause cannot be known

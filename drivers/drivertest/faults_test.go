@@ -164,7 +164,7 @@ func TestEchoAndSilenceOfTheClientsBytes(t *testing.T) {
 	}
 	line.Set(drivertest.Faults{Silent: true})
 	under.input = []byte("R\r\n")
-	if n, err := line.Read(buf); n != 0 || err != io.EOF {
+	if n, err := line.Read(buf); n != 0 || !errors.Is(err, io.EOF) {
 		t.Errorf("read of a silent line: %d, %v, want nothing", n, err)
 	}
 	if h := line.Hits(); h.Echoed != 1 || h.Silenced != 1 {
@@ -186,7 +186,7 @@ func TestHungUpLineEndsRun(t *testing.T) {
 		if err := <-done; !errors.Is(err, io.ErrClosedPipe) {
 			t.Errorf("Run ended with %v, want io.ErrClosedPipe", err)
 		}
-		if _, err := client.Read(make([]byte, 1)); err != io.EOF {
+		if _, err := client.Read(make([]byte, 1)); !errors.Is(err, io.EOF) {
 			t.Errorf("the client reads %v, want io.EOF", err)
 		}
 	})

@@ -54,7 +54,7 @@ func (h *Host) Emit(ctx context.Context, kind protocol.Kind, body any, state []b
 			return h.blame(fmt.Errorf("footfall count %s: %w", data, err))
 		}
 		if n := len(h.counts); n > 0 && c.From.Before(h.counts[n-1].To) {
-			h.blame(fmt.Errorf("footfall count from %s overlaps the one before it, to %s", c.From, h.counts[n-1].To))
+			_ = h.blame(fmt.Errorf("footfall count from %s overlaps the one before it, to %s", c.From, h.counts[n-1].To))
 		}
 		h.counts = append(h.counts, c)
 	case protocol.KindDrawer:

@@ -91,7 +91,7 @@ func (o *outbox) serve(ctx context.Context, line io.ReadWriter, feed func([]byte
 	if err := o.plug(true); err != nil {
 		return err
 	}
-	defer o.plug(false)
+	defer func() { _ = o.plug(false) }() // to unplug always works
 	setDeadline(line, time.Time{})
 	g, gctx := errgroup.WithContext(ctx)
 	unblocked := make(chan struct{})
@@ -150,6 +150,6 @@ func unblock(line io.ReadWriter) {
 		return
 	}
 	if c, ok := line.(io.Closer); ok {
-		c.Close()
+		_ = c.Close() // to end a Read
 	}
 }

@@ -133,7 +133,7 @@ func (p *Pty) line() (*os.File, <-chan struct{}) {
 // lost says whether an error is that of a hang-up: the master is closed, or it is about to be
 // and its slave is gone.
 func lost(err error) bool {
-	return errors.Is(err, os.ErrClosed) || errors.Is(err, unix.EIO) || err == io.EOF
+	return errors.Is(err, os.ErrClosed) || errors.Is(err, unix.EIO) || errors.Is(err, io.EOF)
 }
 
 // Read reads what the client wrote; ErrHungUp while hung up.

@@ -50,7 +50,7 @@ func newRig(t testing.TB, create NewDriver, spec drivers.Spec, run func(context.
 		if err := <-ended; !errors.Is(err, context.Canceled) {
 			t.Errorf("the simulator ended with %v (seed %d)", err, seed)
 		}
-		pty.Close()
+		_ = pty.Close() // the simulator has ended
 		if err := r.host.Err(); err != nil {
 			t.Errorf("bad records: %v (seed %d)", err, seed)
 		}

@@ -212,7 +212,7 @@ func (t *Till) deliver(ctx context.Context, receipt *Receipt) error {
 		twin := make(chan struct{})
 		go func() {
 			defer close(twin)
-			t.send(ctx, t.opts.Path, receipt.Key, receipt.Body) // its answer is lost
+			_, _, _ = t.send(ctx, t.opts.Path, receipt.Key, receipt.Body) // its answer is lost
 		}()
 		defer func() { <-twin }()
 	}

@@ -253,7 +253,7 @@ func TestSameSeedSameReceipts(t *testing.T) {
 		}
 		return all.String()
 	}
-	if sell(1) != sell(1) {
+	if first, again := sell(1), sell(1); first != again {
 		t.Error("two tills of seed 1 differ")
 	}
 	if sell(1) == sell(2) {

@@ -104,11 +104,11 @@ func Open(ctx context.Context, config Config) (Port, error) {
 	}
 	path, err := Resolve(config.Name)
 	if err != nil {
-		return nil, explain("open", config.Name, err)
+		return nil, explain(config.Name, err)
 	}
 	raw, err := serial.Open(path, mode)
 	if err != nil {
-		return nil, explain("open", config.Name, err)
+		return nil, explain(config.Name, err)
 	}
 	return newPort(config.Name, raw), nil
 }
@@ -136,9 +136,9 @@ func (c Config) mode() (*serial.Mode, error) {
 	return m, nil
 }
 
-// explain gives the library's mixed errors one form.
-func explain(op, name string, err error) error {
-	e := &Error{Op: op, Port: name, Err: err}
+// explain gives the library's mixed errors of opening a port one form.
+func explain(name string, err error) *Error {
+	e := &Error{Op: "open", Port: name, Err: err}
 	var pe *serial.PortError
 	switch {
 	case errors.Is(err, ErrName):
@@ -290,7 +290,7 @@ func (p *port) Close() error {
 	writing := p.writing
 	p.mu.Unlock()
 	if writing != nil {
-		p.raw.ResetOutputBuffer()
+		_ = p.raw.ResetOutputBuffer() // where it does not help, closeGrace does
 		select {
 		case err := <-writing:
 			writing <- err // for the Write that may still wait; cap 1

@@ -171,10 +171,10 @@ func TestOpenErrorsCanBeToldApart(t *testing.T) {
 }
 
 func TestLibraryErrorsAreExplained(t *testing.T) {
-	if err := explain("open", "COM3", fs.ErrPermission).(*Error); err.Hint == "" || !errors.Is(err, fs.ErrPermission) {
+	if err := explain("COM3", fs.ErrPermission); err.Hint == "" || !errors.Is(err, fs.ErrPermission) {
 		t.Errorf("permission = %v, want a hint", err)
 	}
-	busy := explain("open", "COM3", &serial.PortError{}).(*Error) // the zero code is PortBusy
+	busy := explain("COM3", &serial.PortError{}) // the zero code is PortBusy
 	if busy.Hint == "" || !errors.Is(busy, ErrBusy) {
 		t.Errorf("busy = %v, want ErrBusy with a hint", busy)
 	}

@@ -39,5 +39,5 @@ func writeJSON(w http.ResponseWriter, status int, contentType string, body any) 
 	w.Header().Set("Content-Type", contentType)
 	w.Header().Set("Content-Length", strconv.Itoa(len(data)))
 	w.WriteHeader(status)
-	w.Write(data) // a till that is gone comes again
+	_, _ = w.Write(data) // a till that is gone comes again
 }

@@ -37,6 +37,7 @@ var (
 	ErrConflict = errors.New("a key is known with other content")
 	ErrFull     = errors.New("disk is full")
 	ErrTooBig   = errors.New("record is too big")
+	ErrBusy     = errors.New("too much waits already")
 )
 
 // Bounds of a request, in bytes.
@@ -58,7 +59,8 @@ type Agent interface {
 	// Accept puts a transaction on disk, once for each of its keys: when any of them is
 	// known with the same digest, it answers what it answered then, with Known. ErrConflict
 	// when a key is known with another digest, ErrFull when the disk is, ErrTooBig when the
-	// record would be beyond protocol.MaxRecord. After any error nothing was accepted as far
+	// record would be beyond protocol.MaxRecord, ErrBusy when so much waits to be put on
+	// disk that it is not taken. After any error nothing was accepted as far
 	// as is known.
 	Accept(ctx context.Context, intake Intake) (Accepted, error)
 	// Drawer is the drawer with that device id.

@@ -391,7 +391,8 @@ func TestErrorsOfTheAgent(t *testing.T) {
 		code   string
 		kept   bool
 	}{
-		{ErrFull, 507, "full", false}, {ErrTooBig, 413, "tooBig", true}, {ErrConflict, 409, "conflict", true}, {errors.New("torn"), 503, "notAccepted", false},
+		{ErrFull, 507, "full", false}, {ErrTooBig, 413, "tooBig", true}, {ErrConflict, 409, "conflict", true}, {ErrBusy, 503, "busy", false},
+		{errors.New("torn"), 503, "notAccepted", false},
 	} {
 		s := newShop(t)
 		s.agent.err = fmt.Errorf("accept: %w", tt.err)

@@ -127,6 +127,9 @@ func (h *handler) refusal(err error, intake Intake) problem {
 		return problem{Status: http.StatusInsufficientStorage, Code: "full", Detail: "the disk of the store PC is full; nothing was accepted", Hint: "free space on the store PC, then send the transaction again"}
 	}
 	h.Log.Error("transaction not accepted", "transaction", intake.Transaction.ID().String(), "err", err)
+	if errors.Is(err, ErrBusy) {
+		return problem{Status: http.StatusServiceUnavailable, Code: "busy", Detail: "the disk of the store PC does not keep up; this transaction was not taken", Hint: "send the same transaction again in a while"}
+	}
 	return problem{Status: http.StatusServiceUnavailable, Code: "notAccepted", Detail: "the agent could not write the transaction down", Hint: "send the same transaction again"}
 }
 
@@ -138,13 +141,13 @@ func tooBig(size int) problem {
 // readBody reads a JSON body of at most limit bytes. Of a longer one it gives the first
 // MaxKept bytes; the rest is thrown away as it comes.
 func readBody(w http.ResponseWriter, r *http.Request, limit int64) ([]byte, problem) {
-	http.NewResponseController(w).SetReadDeadline(time.Now().Add(readTimeout)) // a writer without deadlines has its own
+	_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(readTimeout)) // a writer without deadlines has its own
 	body, err := io.ReadAll(io.LimitReader(r.Body, limit+1))
 	switch {
 	case err != nil:
 		return nil, problem{Status: http.StatusBadRequest, Code: "incomplete", Detail: "the body did not arrive: " + err.Error(), Hint: "send the same transaction again"}
 	case int64(len(body)) > limit:
-		io.CopyN(io.Discard, r.Body, maxDrain) // ends early when the till is done
+		_, _ = io.CopyN(io.Discard, r.Body, maxDrain) // ends early when the till is done
 		return body[:min(len(body), MaxKept)], problem{Status: http.StatusRequestEntityTooLarge, Code: "tooBig", Detail: fmt.Sprintf("the body is longer than %d bytes", limit)}
 	}
 	if kind, params, err := mime.ParseMediaType(r.Header.Get("Content-Type")); err != nil || kind != "application/json" || !utf8Charset(params["charset"]) {

@@ -42,7 +42,7 @@ func (p *Process) Start() error {
 	if err != nil {
 		return fmt.Errorf("start %s: %w", p.Name, err)
 	}
-	defer file.Close()
+	defer func() { _ = file.Close() }() // the program has its own
 	cmd := exec.Command(p.path, p.args...)
 	cmd.Stdout, cmd.Stderr = file, file
 	cmd.SysProcAttr = ownGroup()

@@ -206,7 +206,7 @@ func (p *Prover) Drain(ctx context.Context, limit time.Duration) (Proof, error) 
 		}
 		select {
 		case <-ctx.Done():
-			return last, fmt.Errorf("not drained after %s: %s (%v)%s", limit, last, lastErr, p.detail())
+			return last, fmt.Errorf("not drained after %s: %s (%v)%s", limit, last, lastErr, p.detail()) //nolint:errorlint // it may be nil
 		case <-tick.C:
 		}
 	}

@@ -92,7 +92,7 @@ func (c *Chain) newStore(ctx context.Context, i int) (*Store, error) {
 	}
 	s.Till = s.Tills[0]
 	s.drawer = drawer != ""
-	return s, s.plugIn(counterPort, printerPort)
+	return s, s.plugIn(counterPort, printerPort) //nolint:contextcheck // the devices stay in until the store ends
 }
 
 // configure writes the agent's configuration file.

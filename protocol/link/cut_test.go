@@ -126,7 +126,7 @@ func session(t *testing.T, cutUp, cutDown int) (up, down int) {
 	ctx, cancel := context.WithCancel(t.Context())
 	var done sync.WaitGroup
 	calls := 0
-	dial := func(context.Context, string) (link.Conn, error) {
+	dial := func(context.Context, string) (link.Conn, error) { //nolint:unparam // as link.Keep wants it
 		if calls++; calls == 1 {
 			return lay(&done, sink, stub{written: &up, most: cutUp}, stub{written: &down, most: cutDown}), nil
 		}

@@ -39,7 +39,7 @@ func Run(ctx context.Context, conn Conn, s *Sender) (err error) {
 		cancel()
 		closing := conn.Close()
 		if !read {
-			<-ended
+			<-ended //nolint:errcheck // it was told to end
 		}
 		s.Lost(err)
 		if err == nil {

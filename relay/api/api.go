@@ -201,7 +201,7 @@ func (a *api) guard(mux *http.ServeMux) http.Handler {
 			if p == nil {
 				return
 			}
-			if p == http.ErrAbortHandler || tracked.began {
+			if err, _ := p.(error); errors.Is(err, http.ErrAbortHandler) || tracked.began {
 				a.Log.Warn("answer broke off", "method", r.Method, "path", r.URL.Path, "cause", p)
 				panic(http.ErrAbortHandler) // the client must not take half an answer for a whole one
 			}
@@ -227,7 +227,7 @@ func (a *api) guard(mux *http.ServeMux) http.Handler {
 func writeProblem(w http.ResponseWriter, status int, detail string) {
 	w.Header().Set("Content-Type", "application/problem+json")
 	w.WriteHeader(status)
-	json.NewEncoder(w).Encode(&huma.ErrorModel{Status: status, Title: http.StatusText(status), Detail: detail})
+	_ = json.NewEncoder(w).Encode(&huma.ErrorModel{Status: status, Title: http.StatusText(status), Detail: detail})
 }
 
 // A tracker remembers whether an answer has begun.

@@ -276,10 +276,10 @@ func (a *agent) count(day protocol.Day, in, out int64, change func(*protocol.Foo
 }
 
 // twoStores is a Saturday of store 0001 with every kind of transaction and footfall, one of
-// store 0002 without a counter, and a Friday.
-func (b *bench) twoStores() (first, second *agent) {
+// store 0002 without a counter, and a Friday. It gives the first store's agent.
+func (b *bench) twoStores() *agent {
 	b.t.Helper()
-	first, second = b.agent("0001"), b.agent("0002")
+	first, second := b.agent("0001"), b.agent("0002")
 	for _, s := range []ledger.Store{{ID: "0001", Name: "Storgatan", Zone: "Europe/Stockholm", CutOff: "04:00", Currency: "SEK"}, {ID: "0002", Name: "Torget", Zone: "Europe/Stockholm", CutOff: "00:00", Currency: "SEK"}} {
 		if err := b.ledger.PutStore(context.Background(), chain, s); err != nil {
 			b.t.Fatal(err)
@@ -313,7 +313,7 @@ func (b *bench) twoStores() (first, second *agent) {
 	first.send(protocol.KindDrawer, saturday, `{"drawer":"drawer-1","event":"closed","at":"2026-11-21T11:00:09Z","openMs":9000}`)
 	first.send(protocol.KindDevice, saturday, `{"device":"door","driver":"line","class":"counter","state":"online","at":"2026-11-21T08:00:00Z"}`)
 	second.sell(saturday, nil)
-	return first, second
+	return first
 }
 
 // fakeConnectors stand for a runner, which relay/connect proves.

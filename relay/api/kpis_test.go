@@ -30,7 +30,7 @@ func TestDDD11UnitsSold(t *testing.T) {
 
 func TestDDD12VisitorsKeepHalvesAndAreNullWithoutACounter(t *testing.T) {
 	b := newBench(t)
-	first, _ := b.twoStores()
+	first := b.twoStores()
 	for direction, want := range map[string]struct {
 		halves     int64
 		value      string

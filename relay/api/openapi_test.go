@@ -132,7 +132,7 @@ func resolve(t *testing.T, doc map[string]any, v any, at string) {
 // Every GET operation of the document is called, and its answer checked against its schema.
 func TestEveryAnswerIsAsItsSchemaSays(t *testing.T) {
 	b := newBench(t, func(o *Options) { o.Connectors = map[string]Connectors{chain: &fakeConnectors{}} })
-	first, _ := b.twoStores()
+	first := b.twoStores()
 	first.send("strangeKind", saturday, `{"x":1}`)
 	values := map[string]string{"store": "0001", "day": "2026-11-21", "name": "erp"}
 	checked := 0

@@ -101,7 +101,7 @@ func (a *api) events() {
 		default:
 			return nil, huma.Error503ServiceUnavailable(fmt.Sprintf("%d event streams are open, which is the limit of this relay", cap(a.streams)))
 		}
-		return &huma.StreamResponse{Body: func(hc huma.Context) {
+		return &huma.StreamResponse{Body: func(hc huma.Context) { //nolint:contextcheck // the request's own is in hc
 			defer func() { <-a.streams }()
 			r, w := humago.Unwrap(hc)
 			f := &feed{api: a, in: in, token: token, at: from, w: w, secret: bearer(r)}

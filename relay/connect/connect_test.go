@@ -456,7 +456,8 @@ func TestAConfigsFaultsNameTheirFieldsWithoutTheSecret(t *testing.T) {
 		}
 	}
 	_, err := connect.New(connect.Options{Ledger: openLedger(t), Chain: chain}, good, good)
-	if f, _ := err.(protocol.Faults); len(f) != 1 || f[0].Field != "connectors[1].name" {
+	var f protocol.Faults
+	if errors.As(err, &f); len(f) != 1 || f[0].Field != "connectors[1].name" {
 		t.Errorf("the same name twice: %v, want a fault at connectors[1].name", err)
 	}
 }

@@ -107,6 +107,7 @@ func BenchmarkRawInsert(b *testing.B) {
 		if err != nil {
 			b.Fatal(err)
 		}
+		defer insert.Close()
 		b.ResetTimer()
 		for i := int64(0); i < int64(b.N); {
 			tx, err := db.Begin()
@@ -119,7 +120,7 @@ func BenchmarkRawInsert(b *testing.B) {
 					values = append(values, rawRow(i, body)...)
 					i++
 				}
-				if _, err := tx.Stmt(insert).Exec(values...); err != nil {
+				if _, err := tx.Stmt(insert).Exec(values...); err != nil { //nolint:sqlclosecheck // it ends with tx
 					b.Fatal(err)
 				}
 			}

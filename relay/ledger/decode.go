@@ -263,7 +263,8 @@ func checkTransaction(t *protocol.Transaction, store string) error {
 		faults.Add("store", "a store's agent sends its own transactions", "want %q, where the agent is, got %q", store, t.Store)
 	}
 	if err := t.Validate(); err != nil {
-		return append(faults, err.(protocol.Faults)...)
+		faults.AddAll(err)
+		return faults
 	}
 	if v := t.Voids; v != nil && v.Store != "" && v.Store != store {
 		faults.Add("voids.store", "", "want %q, got %q", store, v.Store)

@@ -21,7 +21,7 @@ func holdFile(path string, alone bool) (*os.File, error) {
 		how = unix.LOCK_EX
 	}
 	if err := unix.Flock(int(f.Fd()), how|unix.LOCK_NB); err != nil {
-		f.Close()
+		_ = f.Close() // nothing was written
 		if errors.Is(err, unix.EWOULDBLOCK) {
 			return nil, errHeld
 		}
@@ -36,6 +36,6 @@ func syncDir(dir string) error {
 	if err != nil {
 		return err
 	}
-	defer d.Close()
+	defer func() { _ = d.Close() }() // open for reading
 	return d.Sync()
 }

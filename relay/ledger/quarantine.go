@@ -2,7 +2,6 @@ package ledger
 
 import (
 	"context"
-	"errors"
 	"fmt"
 
 	"github.com/storelay/storelay/protocol"
@@ -101,24 +100,30 @@ func (l *Ledger) retryKnown(ctx context.Context) error {
 		chain string
 		id    int64
 	}
-	for after := (entry{}); ; {
+	after := entry{}
+	// page looks at the next thousand, and moves after behind them. It has let go of the
+	// database before anything is applied.
+	page := func() (known []entry, n int, err error) {
 		found, err := l.db.read().QueryContext(ctx, `SELECT c.name, q.id, q.kind FROM quarantined q JOIN chains c ON c.id = q.chain
 			WHERE q.cause = 'kind' AND (c.name > $1 OR (c.name = $1 AND q.id > $2)) ORDER BY c.name, q.id LIMIT 1000`, after.chain, after.id)
 		if err != nil {
-			return fmt.Errorf("quarantine: %w", err)
+			return nil, 0, err
 		}
-		var known []entry
-		n := 0
+		defer found.Close()
 		for found.Next() {
 			var kind protocol.Kind
 			if err := found.Scan(&after.chain, &after.id, (*string)(&kind)); err != nil {
-				return errors.Join(fmt.Errorf("quarantine: %w", err), found.Close())
+				return nil, 0, err
 			}
 			if n++; knows(kind) {
 				known = append(known, after)
 			}
 		}
-		if err := errors.Join(found.Err(), found.Close()); err != nil {
+		return known, n, found.Err()
+	}
+	for {
+		known, n, err := page()
+		if err != nil {
 			return fmt.Errorf("quarantine: %w", err)
 		}
 		for _, e := range known {

@@ -213,7 +213,7 @@ func (s *Source) Lose(epoch int, from, to uint64, reason string, seal bool) {
 		e.lost[seq] = reason
 		s.history.damage[protocol.Position{Epoch: e.id, Seq: seq}] = true
 	}
-	e.sealed = e.sealed && !(seal && from == 1)
+	e.sealed = e.sealed && (!seal || from != 1)
 }
 
 // Trim drops what is acknowledged, as retention does.

@@ -236,14 +236,14 @@ func (r *Receiver) answer(w http.ResponseWriter, req *http.Request, fault Fault)
 		}
 		defer conn.Close()
 		if fault == AnswerTwice {
-			io.WriteString(conn, strings.Repeat("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok", 2))
+			_, _ = io.WriteString(conn, strings.Repeat("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok", 2))
 			return
 		}
 		if fault == ResetStored {
-			io.WriteString(conn, "HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\nhalf")
+			_, _ = io.WriteString(conn, "HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\nhalf")
 		}
 		if tcp, ok := conn.(*net.TCPConn); ok {
-			tcp.SetLinger(0) // close sends RST
+			_ = tcp.SetLinger(0) // close sends RST
 		}
 	case Refuse:
 		http.Error(w, "no such article", http.StatusBadRequest)

@@ -145,7 +145,7 @@ func (s *Server) run(ctx context.Context, program string, args ...string) error 
 		return err
 	}
 	defer os.Remove(out.Name())
-	defer out.Close()
+	defer func() { _ = out.Close() }() // the program writes, through its own
 	cmd.Stdout, cmd.Stderr = out, out
 	if err := cmd.Run(); err != nil {
 		said, _ := os.ReadFile(out.Name())
