@@ -33,9 +33,9 @@ func AsideFolder(data string, owner protocol.Origin, at time.Time) string {
 // setAside moves the journal of another agent out of the way: this PC was given a new
 // identity. What it holds is delivered by Drain.
 func setAside(data string, origin protocol.Origin, now func() time.Time, log *slog.Logger) error {
-	owner, err := journal.Owner(journalDir(data)) // on an error the journal itself says what is wrong
+	owner, err := journal.Owner(journalDir(data))
 	if err != nil || owner == origin {
-		return nil
+		return nil //nolint:nilerr // the journal itself says what is wrong when it is opened
 	}
 	to := AsideFolder(data, owner, now())
 	if err := os.Rename(journalDir(data), to); err != nil {
@@ -152,7 +152,7 @@ func drain(ctx context.Context, cfg Config, o Options, dir string, dial dialler,
 	go func() { kept <- link.Keep(ctx, dial, cfg.Relays, sender, link.KeepOptions{Log: o.Log}) }()
 	incarnation, err = untilDelivered(ctx, j, sender, func(waiting int64, s link.Status) { tell(DrainProgress{dir, of, waiting, s}) })
 	cancel()
-	<-kept // its error is that it was told to stop
+	<-kept //nolint:errcheck // its error is that it was told to stop
 	return incarnation, errors.Join(err, <-ran, j.Close())
 }
 
