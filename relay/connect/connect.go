@@ -21,6 +21,7 @@ type Ledger interface {
 	Head(ctx context.Context, chain string) (pos, incarnation int64, err error)
 	Moved(chain string) (<-chan struct{}, func())
 	Records(ctx context.Context, chain string, after int64, limit int) ([]ledger.StoredRecord, error)
+	CountRecords(ctx context.Context, chain string, after int64, most int) (int64, error)
 	Cursor(ctx context.Context, chain, connector string) (ledger.Cursor, error)
 	SaveCursor(ctx context.Context, chain, connector string, cursor ledger.Cursor) error
 	AddDeadLetter(ctx context.Context, chain string, letter ledger.DeadLetter, next ledger.Cursor) error
@@ -138,7 +139,7 @@ type State struct {
 	Host        string    `json:"host"`   // of the receiver
 	Cursor      int64     `json:"cursor"` // position through which everything is delivered or a dead letter
 	Head        int64     `json:"head"`   // newest position of the chain
-	Lag         int64     `json:"lag"`    // positions between the two
+	Lag         int64     `json:"lag"`    // records between the two; beyond mostLag the positions
 	DeadLetters int       `json:"deadLetters"`
 	Active      bool      `json:"active"`    // this relay delivers
 	Paused      bool      `json:"paused"`    // the receiver wants nothing more; see Runner.Resume
@@ -149,6 +150,10 @@ type State struct {
 	LastError   string    `json:"lastError,omitempty"`
 	LastErrorAt time.Time `json:"lastErrorAt,omitzero"`
 }
+
+// mostLag bounds what is counted. Positions leap where the ledger was restored, so that they say
+// little of how many records are behind.
+const mostLag = 100_000
 
 // States lists all connectors in the order of the configuration.
 func (r *Runner) States(ctx context.Context) ([]State, error) {
@@ -169,7 +174,12 @@ func (r *Runner) States(ctx context.Context) ([]State, error) {
 		}
 		s.Head, s.DeadLetters = head, len(letters)
 		s.Cursor = carry(cursor, head, incarnation).Pos
-		s.Lag = head - s.Cursor
+		if s.Lag, err = r.opts.Ledger.CountRecords(ctx, r.opts.Chain, s.Cursor, mostLag); err != nil {
+			return nil, fmt.Errorf("count what %s lags behind: %w", l.config.Name, err)
+		}
+		if s.Lag == mostLag {
+			s.Lag = head - s.Cursor
+		}
 		states = append(states, s)
 	}
 	return states, nil

@@ -286,6 +286,21 @@ func TestHUB02AStuckConnectorDoesNotDelayAnother(t *testing.T) {
 	}
 }
 
+// TestALeapOfPositionsIsNoLag restores the ledger behind a connector that has delivered all.
+func TestALeapOfPositionsIsNoLag(t *testing.T) {
+	l := openLedger(t)
+	l.sell("0001", 2)
+	r := connecttest.New(t, nil)
+	runner, _ := run(t, quick(l, "a"), hook("erp", r))
+	r.WaitApplied(t, 2)
+	waitState(t, runner, "the cursor at the end", func(s connect.State) bool { return s.Cursor == s.Head })
+	l.raise()
+	states, err := runner.States(t.Context())
+	if err != nil || states[0].Head < 1_000_000 || states[0].Lag != 0 {
+		t.Errorf("states %+v, %v, want no lag", states, err)
+	}
+}
+
 func TestHUB02GonePausesUntilResume(t *testing.T) {
 	l := openLedger(t)
 	l.sell("0001", 2)

@@ -122,9 +122,18 @@ func TestAnAgentThatHasSeenALaterIncarnationIsNamed(t *testing.T) {
 	both(t, func(t *testing.T, url string) {
 		l, _ := open(t, url)
 		a := newAgent(t, "0001", "pc", 1)
-		w, err := l.Welcome(t.Context(), a.from, protocol.Hello{Incarnation: 7})
-		if err != nil || w.Incarnation != 1 {
-			t.Fatalf("incarnation %d, %v: an agent's word alone must not raise it", w.Incarnation, err)
+		for _, seen := range []int64{1 << 62, 5, 7} { // one that invents numbers does not fill the table
+			w, err := l.Welcome(t.Context(), a.from, protocol.Hello{Incarnation: seen})
+			if err != nil || w.Incarnation != 1 {
+				t.Fatalf("incarnation %d, %v: an agent's word alone must not raise it", w.Incarnation, err)
+			}
+			got := details(t, l, ledger.AlarmOlderLedger)
+			if seen == 1<<62 && (len(got) != 1 || strings.Contains(got[0], "-above")) {
+				t.Errorf("alarms %q, want one that does not ask to raise it", got)
+			}
+		}
+		if _, err := l.Raise(t.Context(), 1<<62); err == nil {
+			t.Error("raised above what no ledger can have had")
 		}
 		if got := details(t, l, ledger.AlarmOlderLedger); len(got) != 1 || !strings.Contains(got[0], "restore -raise -above 7") {
 			t.Errorf("alarms %q, want one that says what to do", got)

@@ -13,6 +13,9 @@ import (
 // incarnation is raised (docs/protocol.md, incarnation).
 const step = 1_000_000_000
 
+// mostIncarnation bounds the incarnation, so that positions are exact in every reader of JSON.
+const mostIncarnation = 9_000_000
+
 // floorOf is where everything that is handed out in an incarnation begins at the earliest, so
 // that no two incarnations hand out the same.
 func floorOf(incarnation int64) int64 { return (incarnation - 1) * step }
@@ -21,6 +24,9 @@ func floorOf(incarnation int64) int64 { return (incarnation - 1) * step }
 // a database that was restored by its own tools. Other relays may commit meanwhile; each of
 // their commits is before or after it.
 func (l *Ledger) Raise(ctx context.Context, seen int64) (incarnation int64, err error) {
+	if seen >= mostIncarnation {
+		return 0, fmt.Errorf("raise incarnation above %d: no ledger has ever stood there, so whoever says so is not to be trusted; at most %d", seen, mostIncarnation-1)
+	}
 	for {
 		if err := l.db.read().QueryRowContext(ctx, "SELECT incarnation FROM ledger").Scan(&incarnation); err != nil {
 			return 0, fmt.Errorf("raise incarnation: %w", err)

@@ -52,6 +52,16 @@ func (l *Ledger) Head(ctx context.Context, chain string) (pos, incarnation int64
 	return pos, incarnation, nil
 }
 
+// CountRecords counts the records behind a position, up to a number.
+func (l *Ledger) CountRecords(ctx context.Context, chain string, after int64, most int) (n int64, err error) {
+	err = l.db.read().QueryRowContext(ctx, "SELECT count(*) FROM (SELECT 1 FROM records JOIN chains c ON c.id = records.chain WHERE c.name = $1 AND pos > $2 LIMIT $3) behind",
+		chain, after, most).Scan(&n)
+	if err != nil {
+		return 0, fmt.Errorf("count records of chain %s: %w", chain, err)
+	}
+	return n, nil
+}
+
 const storedColumns = "r.pos, r.store, s.agent, s.epoch, r.seq, r.kind, r.at, r.day, coalesce(r.number, 0), r.received, r.was, r.body"
 
 func scanStored(row scanner, r *StoredRecord) error {

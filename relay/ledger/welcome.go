@@ -102,9 +102,15 @@ func (l *Ledger) welcome(ctx context.Context, id int64, from protocol.Origin, he
 			return err
 		}
 		if hello.Incarnation > w.Incarnation {
-			alarms.add(id, from.Store, from.Agent, AlarmOlderLedger, fmt.Sprintf(
-				"has seen incarnation %[1]d of this ledger, which stands at %[2]d: it was restored without `storelay-relay restore`, and the agent waits; run `storelay-relay restore -raise -above %[1]d`",
-				hello.Incarnation, w.Incarnation), now.UnixMicro())
+			detail := olderDetail(hello.Incarnation, w.Incarnation)
+			alarms.add(id, from.Store, from.Agent, AlarmOlderLedger, detail, now.UnixMicro())
+			// One at a time: an agent that invents numbers must not fill the table.
+			if err := t.run(ctx, false, statement{
+				text: "DELETE FROM alarms WHERE chain = $1 AND store = $2 AND agent = $3 AND kind = $4 AND detail <> $5",
+				args: append(agent[:len(agent):len(agent)], AlarmOlderLedger, detail),
+			}); err != nil {
+				return err
+			}
 		}
 		if known {
 			return t.run(ctx, true, statement{rows: alarms, text: alarmInsert})
@@ -238,4 +244,14 @@ func markStatement(asked *rows, found func(protocol.Mark)) statement {
 			return err
 		},
 	}
+}
+
+// olderDetail says what to do about an agent that has seen a later incarnation.
+func olderDetail(seen, present int64) string {
+	if seen >= mostIncarnation {
+		return fmt.Sprintf("says that it has seen an incarnation which no ledger can have had, and waits; this one stands at %d: the agent is not to be trusted", present)
+	}
+	return fmt.Sprintf(
+		"has seen incarnation %[1]d of this ledger, which stands at %[2]d: it was restored without `storelay-relay restore`, and the agent waits; run `storelay-relay restore -raise -above %[1]d`",
+		seen, present)
 }
