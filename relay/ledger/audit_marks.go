@@ -129,6 +129,7 @@ func (s *storeAudit) judge(ctx context.Context, st *stream, a *agentAudit, f *fo
 				"one of them was changed, removed or inserted, and every hash behind it made anew: at record %d the agent signed another hash in its mark of %s%s", m.Head.Through, m.day, a.goodMark())}
 		default:
 			s.report.Marks++
+			a.sign(s, protocol.Position{Epoch: epoch, Seq: m.Head.Through})
 			if w == nil || m.Head.Through < w.seq {
 				a.goods[epoch], a.good = m.Head.Through, protocol.Position{Epoch: epoch, Seq: m.Head.Through}
 			} else if w.kind == wrongChanged && confirmed == "" {
@@ -152,45 +153,31 @@ func (a *agentAudit) goodMark() string {
 	return fmt.Sprintf("; the last mark before it that holds is at record %d of epoch %s", a.good.Seq, a.good.Epoch)
 }
 
-// beyond looks at marks whose heads or records no stream has.
-func (s *storeAudit) beyond() {
-	for _, name := range sortedKeys(s.agents) {
-		a := s.agents[name]
-		for _, epoch := range sortedKeys(a.heads) {
-			if a.streams[epoch] != nil {
-				continue
-			}
-			for _, m := range a.heads[epoch] {
-				if m.signed == nil && a.wrong[epoch] == nil {
-					a.wrong[epoch] = &wrong{kind: wrongMissing, seq: 1, last: m.Head.Through, what: fmt.Sprintf("the agent signed the mark of %s behind them, and the ledger has nothing of the epoch", m.day)}
-					s.find(name, epoch, *a.wrong[epoch])
-				}
+// beyond looks at marks whose heads are in no stream.
+func (s *storeAudit) beyond(name string, a *agentAudit) {
+	for _, epoch := range sortedKeys(a.heads) {
+		if a.streams[epoch] != nil {
+			continue
+		}
+		for _, m := range a.heads[epoch] {
+			if m.signed == nil && a.wrong[epoch] == nil {
+				a.wrong[epoch] = &wrong{kind: wrongMissing, seq: 1, last: m.Head.Through, what: fmt.Sprintf("the agent signed the mark of %s behind them, and the ledger has nothing of the epoch", m.day)}
+				s.find(name, epoch, *a.wrong[epoch])
 			}
 		}
-		var lost []*auditMark
-		for _, m := range a.stands {
-			if !m.met && a.wrong[m.Epoch] == nil {
-				lost = append(lost, m)
-			}
-		}
-		slices.SortFunc(lost, func(x, y *auditMark) int { return cmp.Or(cmp.Compare(x.Epoch, y.Epoch), cmp.Compare(x.Seq, y.Seq)) })
-		for _, m := range lost {
-			s.find(name, m.Epoch, wrong{kind: wrongMissing, seq: m.Seq, last: m.Seq, what: fmt.Sprintf("is the agent's mark of %s, of which the table of day marks knows, and its record is not there", m.day)})
-		}
-		s.unsigned(a)
 	}
 }
 
-// unsigned counts the records that no good mark covers.
-func (s *storeAudit) unsigned(a *agentAudit) {
-	covered := a.good.Seq != 0 // by the newest good mark, which is ahead
-	for _, st := range a.order {
-		switch {
-		case covered && st.key.epoch == a.good.Epoch:
-			s.report.Unsigned += int64(st.through - a.good.Seq)
-			covered = false
-		case !covered:
-			s.report.Unsigned += int64(st.through)
+// unmet looks for rows of marks without their records.
+func (s *storeAudit) unmet(name string, a *agentAudit) {
+	var lost []*auditMark
+	for _, m := range a.stands {
+		if !m.met && a.wrong[m.Epoch] == nil {
+			lost = append(lost, m)
 		}
+	}
+	slices.SortFunc(lost, func(x, y *auditMark) int { return cmp.Or(cmp.Compare(x.Epoch, y.Epoch), cmp.Compare(x.Seq, y.Seq)) })
+	for _, m := range lost {
+		s.find(name, m.Epoch, wrong{kind: wrongMissing, seq: m.Seq, last: m.Seq, what: fmt.Sprintf("is the agent's mark of %s, of which the table of day marks knows, and its record is not there", m.day)})
 	}
 }
