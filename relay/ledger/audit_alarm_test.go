@@ -116,3 +116,17 @@ func TestBEY10TwoSignedFirstEpochsNeedNoAlarm(t *testing.T) {
 		t.Errorf("when both have: %v", r.Findings)
 	}
 }
+
+// A hole's hash is not computed from the records before it, so a mark behind it does not speak
+// for them.
+func TestBEY10NoMarkSpeaksForWhatLiesBeforeAHole(t *testing.T) {
+	both(t, func(t *testing.T, url string) {
+		h := openHouse(t, url)
+		h.trade()
+		before := h.audit()
+		h.makeDearer(19, 2, 1)
+		if after := h.audit(); len(after.Findings) != 0 || after.Unsigned != before.Unsigned || before.Unsigned != 6 {
+			t.Errorf("%d unsigned before, %d after, want 6: the last records of three streams, and two before the hole and the one that only they seal: %v", before.Unsigned, after.Unsigned, after.Findings)
+		}
+	})
+}
