@@ -109,13 +109,9 @@ func (s *storeAudit) judge(ctx context.Context, st *stream, a *agentAudit, f *fo
 		case m.signed != nil && told:
 		case m.signed != nil:
 			told = true
-			s.find(st.key.agent, m.Epoch, wrong{kind: wrongMark, seq: m.Seq, last: m.Seq, what: fmt.Sprintf("the mark of %s was not signed by its agent: %v", m.day, m.signed)})
-		case !m.head && m.Head.Through <= st.through:
-			// Its record is missing, and named so.
+			s.find(st.key.agent, m.Epoch, *m.unsigned())
 		case !m.head:
-			if w == nil {
-				a.wrong[epoch] = &wrong{kind: wrongMissing, seq: st.through + 1, last: m.Head.Through, what: fmt.Sprintf("the agent signed the mark of %s behind them, and its stream ends before", m.day)}
-			}
+			// Its record is missing, and named so; or it lies behind the end of the stream.
 		case m.hash != m.Head.Hash:
 			if w != nil && w.seq <= m.Head.Through {
 				continue
@@ -146,26 +142,15 @@ func (s *storeAudit) judge(ctx context.Context, st *stream, a *agentAudit, f *fo
 	return nil
 }
 
+func (m *auditMark) unsigned() *wrong {
+	return &wrong{kind: wrongMark, seq: m.Seq, last: m.Seq, what: fmt.Sprintf("the mark of %s was not signed by its agent: %v", m.day, m.signed)}
+}
+
 func (a *agentAudit) goodMark() string {
 	if a.good.Seq == 0 {
 		return "; no mark before it holds"
 	}
 	return fmt.Sprintf("; the last mark before it that holds is at record %d of epoch %s", a.good.Seq, a.good.Epoch)
-}
-
-// beyond looks at marks whose heads are in no stream.
-func (s *storeAudit) beyond(name string, a *agentAudit) {
-	for _, epoch := range sortedKeys(a.heads) {
-		if a.streams[epoch] != nil {
-			continue
-		}
-		for _, m := range a.heads[epoch] {
-			if m.signed == nil && a.wrong[epoch] == nil {
-				a.wrong[epoch] = &wrong{kind: wrongMissing, seq: 1, last: m.Head.Through, what: fmt.Sprintf("the agent signed the mark of %s behind them, and the ledger has nothing of the epoch", m.day)}
-				s.find(name, epoch, *a.wrong[epoch])
-			}
-		}
-	}
 }
 
 // unmet looks for rows of marks without their records.

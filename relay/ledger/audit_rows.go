@@ -14,9 +14,10 @@ import (
 
 // A rowCheck compares what stands beside the records of one stream with the records.
 type rowCheck struct {
-	s  *storeAudit
-	st *stream
-	a  *agentAudit
+	s     *storeAudit
+	st    *stream
+	a     *agentAudit
+	aside bool // the ledger's own
 
 	first    *wrong
 	seal     *protocol.Seal
@@ -60,6 +61,9 @@ func (c *rowCheck) visit(ctx context.Context, p *entry, hash protocol.Hash) erro
 		if seal, err := protocol.DecodeSeal(p.record.Body); err == nil {
 			c.seal = &seal
 		}
+	}
+	if p.record.Was != nil {
+		c.a.meet(c.st, p, c.aside)
 	}
 	switch p.table {
 	case "quarantined":

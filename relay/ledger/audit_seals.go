@@ -11,7 +11,9 @@ import (
 
 // judge looks at what binds an agent's streams together, when all of them have been followed.
 func (a *agentAudit) judge(ctx context.Context, s *storeAudit, name string) error {
-	s.beyond(name, a)
+	if err := s.beyond(ctx, name, a); err != nil {
+		return err
+	}
 	done := map[protocol.Epoch]bool{}
 	for _, st := range a.order {
 		if err := s.inherit(ctx, a, st.key.epoch, done); err != nil {

@@ -38,6 +38,9 @@ type agentAudit struct {
 	good    protocol.Position                  // of them the newest
 	seals   map[protocol.Epoch]*protocol.Seal  // by the epoch that they begin; nil = none is known
 	signed  map[protocol.Epoch]cover           // what hangs on good marks
+	awaited map[protocol.Epoch]bool            // a mark speaks of more than its stream has
+	again   map[protocol.Position]standing     // what of that came again
+	moved   []standing                         // and what the ledger appended, of which another place is told
 	firsts  int                                // epochs that say that they are the first
 }
 
@@ -66,7 +69,8 @@ func (s *storeAudit) agent(name string) *agentAudit {
 	if a == nil {
 		a = &agentAudit{streams: map[protocol.Epoch]*stream{}, wrong: map[protocol.Epoch]*wrong{}, heads: map[protocol.Epoch][]*auditMark{},
 			at: map[protocol.Position][]*auditMark{}, stands: map[protocol.Position]*auditMark{}, goods: map[protocol.Epoch]uint64{},
-			seals: map[protocol.Epoch]*protocol.Seal{}, signed: map[protocol.Epoch]cover{}}
+			seals: map[protocol.Epoch]*protocol.Seal{}, signed: map[protocol.Epoch]cover{},
+			awaited: map[protocol.Epoch]bool{}, again: map[protocol.Position]standing{}}
 		s.agents[name] = a
 	}
 	return a
@@ -133,14 +137,21 @@ func (s *storeAudit) prepare(ctx context.Context) (err error) {
 	if err := s.readMarks(ctx); err != nil {
 		return err
 	}
-	return s.certificates(ctx)
+	if err := s.certificates(ctx); err != nil {
+		return err
+	}
+	for _, a := range s.agents {
+		a.await()
+	}
+	return nil
 }
 
 // stream follows one stream from its first record to its last.
 func (s *storeAudit) stream(ctx context.Context, st *stream) error {
 	name, epoch := st.key.agent, st.key.epoch
 	a := s.agent(name)
-	rows := &rowCheck{s: s, st: st, a: a}
+	aside := epoch == asideEpoch(protocol.Origin{Chain: s.chain, Store: s.store, Agent: name})
+	rows := &rowCheck{s: s, st: st, a: a, aside: aside}
 	genesis := protocol.Genesis(s.chain, s.store, name, epoch)
 	f, err := s.follow(ctx, st, protocol.Mark{Epoch: epoch, Hash: genesis}, st.through, s.gaps[st.key], func(p *entry, hash protocol.Hash) error {
 		s.progress(1)
@@ -163,7 +174,7 @@ func (s *storeAudit) stream(ctx context.Context, st *stream) error {
 	if w := rows.first; w != nil {
 		s.find(name, epoch, *w)
 	}
-	if epoch == asideEpoch(protocol.Origin{Chain: s.chain, Store: s.store, Agent: name}) {
+	if aside {
 		return nil // the ledger's own: a seal that stands there sealed another
 	}
 	a.seals[epoch] = rows.seal

@@ -236,16 +236,21 @@ func (h *house) swap(a, b int) {
 // there.
 func (h *house) forge(epoch int, after uint64, upTo ...int64) protocol.Mark {
 	h.t.Helper()
+	return h.forgeEpoch(epochOf(epoch), after, upTo...)
+}
+
+func (h *house) forgeEpoch(epoch protocol.Epoch, after uint64, upTo ...int64) protocol.Mark {
+	h.t.Helper()
 	db := database(h.t, h.url)
 	defer db.Close()
 	var stream, through int64
-	if err := db.QueryRow("SELECT id, through FROM streams WHERE agent = 'pc' AND epoch = $1", string(epochOf(epoch))).Scan(&stream, &through); err != nil {
+	if err := db.QueryRow("SELECT id, through FROM streams WHERE agent = 'pc' AND epoch = $1", string(epoch)).Scan(&stream, &through); err != nil {
 		h.t.Fatal(err)
 	}
 	if upTo != nil {
 		through = upTo[0]
 	}
-	hash := protocol.Genesis(chain, "0001", "pc", epochOf(epoch))
+	hash := protocol.Genesis(chain, "0001", "pc", epoch)
 	for seq := int64(1); seq <= through; seq++ {
 		table, key := "records", []any{stream, seq}
 		r := protocol.Record{Seq: uint64(seq)}
@@ -293,7 +298,7 @@ func (h *house) forge(epoch int, after uint64, upTo ...int64) protocol.Mark {
 	if _, err := db.Exec("UPDATE streams SET hash = $2 WHERE id = $1", stream, hash[:]); err != nil {
 		h.t.Fatal(err)
 	}
-	return protocol.Mark{Epoch: epochOf(epoch), Through: uint64(through), Hash: hash}
+	return protocol.Mark{Epoch: epoch, Through: uint64(through), Hash: hash}
 }
 
 // What nothing signed speaks of can be taken away without a trace by somebody who makes all
