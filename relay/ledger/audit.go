@@ -114,7 +114,8 @@ func (l *Ledger) Audit(ctx context.Context, opts AuditOptions) (*AuditReport, er
 
 func (l *Ledger) auditChain(ctx context.Context, id int64, chain string, opts AuditOptions, report *AuditReport) error {
 	stores, err := ask(ctx, l.db.read(), `SELECT store FROM streams WHERE chain = $1 UNION SELECT store FROM day_marks WHERE chain = $1
-		UNION SELECT store FROM kpis WHERE chain = $1 UNION SELECT store FROM day_certificates WHERE chain = $1 UNION SELECT id FROM stores WHERE chain = $1`, []any{id},
+		UNION SELECT store FROM kpis WHERE chain = $1 UNION SELECT store FROM day_certificates WHERE chain = $1 UNION SELECT id FROM stores WHERE chain = $1
+		UNION SELECT store FROM resent WHERE chain = $1 UNION SELECT store FROM quarantined WHERE chain = $1 UNION SELECT store FROM holes WHERE chain = $1`, []any{id},
 		func(row scanner, store *string) error { return row.Scan(store) })
 	if err != nil {
 		return err

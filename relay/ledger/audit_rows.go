@@ -22,6 +22,7 @@ type rowCheck struct {
 	first    *wrong
 	seal     *protocol.Seal
 	receipts []receipt // not compared yet
+	claims   []claim   // not compared yet
 }
 
 // A receipt is a transaction, and what the other tables should say of it.
@@ -72,8 +73,10 @@ func (c *rowCheck) visit(ctx context.Context, p *entry, hash protocol.Hash) erro
 		}
 		return nil
 	case "duplicates":
-		return nil
+		c.claim(p)
+		return c.full(ctx)
 	}
+	c.claim(p)
 	if p.said.store != c.s.store {
 		c.wrong(p, wrongColumns, fmt.Sprintf("its row says that it is of store %s", p.said.store))
 	}
@@ -82,21 +85,24 @@ func (c *rowCheck) visit(ctx context.Context, p *entry, hash protocol.Hash) erro
 	}
 	switch p.record.Kind {
 	case protocol.KindDayMark:
-		return c.mark(ctx, p)
+		if err := c.mark(ctx, p); err != nil {
+			return err
+		}
 	case protocol.KindTransaction:
-		return c.transaction(ctx, p)
+		c.transaction(p)
+	default:
+		c.count(p)
 	}
-	c.count(p)
-	return nil
+	return c.full(ctx)
 }
 
 // transaction compares the columns with the receipt, and notes what the other tables should
 // say.
-func (c *rowCheck) transaction(ctx context.Context, p *entry) error {
+func (c *rowCheck) transaction(p *entry) {
 	t, err := readTransaction(p.record.Body)
 	if fault := faultOf(err); fault != "" {
 		c.wrong(p, wrongChanged, "is applied, and cannot be read: "+fault)
-		return nil
+		return
 	}
 	sale := newSale(t)
 	if p.said.businessDay != sale.key.day || p.said.types != string(sale.kind) || p.said.number <= 0 || p.said.voided != 0 && p.said.voided != 1 {
@@ -116,10 +122,14 @@ func (c *rowCheck) transaction(ctx context.Context, p *entry) error {
 		c.s.sums.transaction(sale.key, sale.share, n, p.pos)
 		clear(c.s.sums.items) // too many to hold
 	}
-	if len(c.receipts) >= 100 {
-		return c.flush(ctx)
+}
+
+// full compares what was noted when it is much.
+func (c *rowCheck) full(ctx context.Context) error {
+	if len(c.receipts)+len(c.claims) < 100 {
+		return nil
 	}
-	return nil
+	return c.flush(ctx)
 }
 
 // count adds what other records give to the sums of their day.
@@ -140,8 +150,16 @@ func (c *rowCheck) count(p *entry) {
 	}
 }
 
-// flush compares the receipts noted with their business keys and with what was voided.
+// flush compares what was noted with the other tables.
 func (c *rowCheck) flush(ctx context.Context) error {
+	if err := c.settle(ctx); err != nil {
+		return err
+	}
+	return c.keys(ctx)
+}
+
+// keys compares the receipts noted with their business keys and with what was voided.
+func (c *rowCheck) keys(ctx context.Context) error {
 	if len(c.receipts) == 0 {
 		return nil
 	}

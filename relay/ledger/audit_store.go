@@ -99,6 +99,9 @@ func (s *storeAudit) audit(ctx context.Context) error {
 	if err := s.extra(ctx); err != nil {
 		return err
 	}
+	if err := s.resent(ctx); err != nil {
+		return err
+	}
 	if err := s.projections(ctx); err != nil {
 		return err
 	}
