@@ -30,6 +30,15 @@ func (c *rowCheck) claim(p *entry) {
 	r := p.record
 	it := claim{entry: *p}
 	switch {
+	case p.table == "quarantined":
+		held := item{record: r, day: p.said.day}
+		if held.read(protocol.Origin{Chain: c.s.chain, Store: c.s.store, Agent: c.st.key.agent}); held.cause != "" || held.footfall != nil && p.said.cause == causeCounted {
+			return // its own content says why it was not applied
+		}
+		it.first.Epoch, it.first.Seq = c.st.key.epoch, p.seq
+		if held.sale != nil {
+			it.receipt = &held.sale.key
+		}
 	case r.Was != nil:
 		it.first = *r.Was
 	case p.table == "duplicates":
@@ -42,7 +51,7 @@ func (c *rowCheck) claim(p *entry) {
 			it.receipt = receiptOf(r.Body)
 		}
 	} else {
-		it.entry.record, it.entry.hash = nil, nil
+		it.entry.record, it.entry.hash = nil, nil // it may be much
 	}
 	c.claims = append(c.claims, it)
 }
@@ -59,6 +68,12 @@ func (c *rowCheck) settle(ctx context.Context) error {
 		it := &c.claims[i]
 		p := &it.entry
 		name := fmt.Sprintf("record %d of epoch %s", it.first.Seq, it.first.Epoch)
+		if p.table == "quarantined" {
+			if it.body == nil {
+				c.s.alone(c.st.key.agent, c.st.key.epoch, wrong{kind: wrongColumns, seq: p.seq, last: p.seq, what: "is in quarantine, and nothing but its row says why: try it again (`quarantine retry`)"})
+			}
+			continue
+		}
 		if p.table == "records" {
 			if !it.there {
 				c.wrong(p, wrongColumns, fmt.Sprintf("came first as %s, and the table of what came again does not say so", name))

@@ -73,8 +73,8 @@ func TestBEY10AnAlarmThatSomebodyWroteExcusesNothing(t *testing.T) {
 }
 
 // A disk that went back in time leaves an epoch that goes on behind its seal. When the agent
-// signed both, no alarm needs to say so.
-func TestBEY10TwoSignedWordsThatDisagreeNeedNoAlarm(t *testing.T) {
+// signed both, no alarm needs to be trusted; but one was raised then.
+func TestBEY10TwoSignedWordsThatDisagreeNeedNoTrust(t *testing.T) {
 	for _, signed := range []bool{true, false} {
 		h, pc := openShop(t, sqliteURL(t))
 		pc.sell(1)
@@ -86,7 +86,7 @@ func TestBEY10TwoSignedWordsThatDisagreeNeedNoAlarm(t *testing.T) {
 		*pc.agent = back
 		pc.restart(2)
 		pc.end(day.AddDays(1))
-		alone, without := "", ""
+		alone, without := "", "alarm"
 		if !signed {
 			alone, without = "alarm", "inserted"
 		}
@@ -101,7 +101,7 @@ func TestBEY10TwoSignedWordsThatDisagreeNeedNoAlarm(t *testing.T) {
 }
 
 // Two installations of one agent: each says that it is the first.
-func TestBEY10TwoSignedFirstEpochsNeedNoAlarm(t *testing.T) {
+func TestBEY10TwoSignedFirstEpochsNeedNoTrust(t *testing.T) {
 	h, pc := openShop(t, sqliteURL(t))
 	pc.sell(1)
 	pc.end(day)
@@ -111,9 +111,12 @@ func TestBEY10TwoSignedFirstEpochsNeedNoAlarm(t *testing.T) {
 		t.Errorf("before the second has signed: %v", r.Findings)
 	}
 	pc.end(day.AddDays(1))
-	h.sql("DELETE FROM alarms")
 	if r := h.audit(); len(r.Findings) != 0 || len(r.Alarms) != 0 {
 		t.Errorf("when both have: %v", r.Findings)
+	}
+	h.sql("DELETE FROM alarms")
+	if r := h.audit(); kinds(r.Findings) != "alarm" || len(h.trusting().Findings) != 1 {
+		t.Errorf("without the alarm of then: %v", r.Findings)
 	}
 }
 

@@ -71,12 +71,14 @@ func (c *rowCheck) visit(ctx context.Context, p *entry, hash protocol.Hash) erro
 		if p.said.kind != storable(string(p.record.Kind)) || p.said.day != p.record.Day.String() {
 			c.wrong(p, wrongColumns, fmt.Sprintf("its row in quarantine says %s of %s", p.said.kind, p.said.day))
 		}
-		return nil
+		c.claim(p)
+		return c.full(ctx)
 	case "duplicates":
 		c.claim(p)
 		return c.full(ctx)
 	}
 	c.claim(p)
+	c.s.spanned(p.said.day, p.pos)
 	if p.said.store != c.s.store {
 		c.wrong(p, wrongColumns, fmt.Sprintf("its row says that it is of store %s", p.said.store))
 	}
@@ -90,6 +92,10 @@ func (c *rowCheck) visit(ctx context.Context, p *entry, hash protocol.Hash) erro
 		}
 	case protocol.KindTransaction:
 		c.transaction(p)
+	case protocol.KindLoss:
+		if l, err := protocol.DecodeLoss(p.record.Body); err == nil {
+			c.s.losses = append(c.s.losses, toldLoss{c.st.key.agent, l})
+		}
 	default:
 		c.count(p)
 	}
@@ -105,6 +111,7 @@ func (c *rowCheck) transaction(p *entry) {
 		return
 	}
 	sale := newSale(t)
+	c.s.spanned(sale.key.day, p.pos)
 	if p.said.businessDay != sale.key.day || p.said.types != string(sale.kind) || p.said.number <= 0 || p.said.voided != 0 && p.said.voided != 1 {
 		c.wrong(p, wrongColumns, fmt.Sprintf("the receipt is a %s of %s, and its row says %s %d of %s, voided %d", sale.kind, sale.key.day, p.said.types, p.said.number, p.said.businessDay, p.said.voided))
 	}

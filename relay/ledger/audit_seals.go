@@ -137,20 +137,26 @@ func (s *storeAudit) told(agent string, epochs ...protocol.Epoch) bool {
 // nothing speaks for it.
 func (s *storeAudit) disagree(agent string, epoch protocol.Epoch, w wrong, signed bool, epochs ...protocol.Epoch) (found bool) {
 	switch {
-	case signed:
+	case signed && s.told(agent, epochs...):
 		return false
+	case signed:
+		w.kind, w.what = wrongAlarm, w.what+"; the agent signed both, and the alarm that was raised when it came is gone"
 	case s.told(agent, epochs...):
-		f := Finding{Chain: s.chain, Store: s.store, Agent: agent, Epoch: epoch, Seq: w.seq, Last: w.last, Pos: w.pos, Kind: wrongAlarm,
-			What: w.what + "; an alarm says that it came so, and nothing signed does"}
-		s.report.Alarms = append(s.report.Alarms, f)
-		if !s.opts.TrustAlarms {
-			w.kind, w.what = wrongAlarm, f.What
-			s.find(agent, epoch, w)
-		}
+		w.what += "; an alarm says that it came so, and nothing signed does"
+		s.alone(agent, epoch, w)
 		return false
 	}
 	s.find(agent, epoch, w)
 	return true
+}
+
+// alone notes what nobody signed, and the ledger alone says.
+func (s *storeAudit) alone(agent string, epoch protocol.Epoch, w wrong) {
+	w.kind = wrongAlarm
+	s.report.Alarms = append(s.report.Alarms, Finding{Chain: s.chain, Store: s.store, Agent: agent, Epoch: epoch, Seq: w.seq, Last: w.last, Pos: w.pos, Kind: w.kind, What: w.what})
+	if !s.opts.TrustAlarms {
+		s.find(agent, epoch, w)
+	}
 }
 
 // seal looks whether an epoch's first record names the end of the one before, as that one
@@ -161,6 +167,9 @@ func (s *storeAudit) seal(ctx context.Context, st *stream, a *agentAudit, seal *
 	}
 	name, signed := st.key.agent, a.signed[st.key.epoch].has(1)
 	before := seal.Before
+	if seal.Forked && !s.told(name, st.key.epoch) && (before == nil || !s.told(name, before.Epoch)) {
+		s.find(name, st.key.epoch, wrong{kind: wrongAlarm, seq: 1, last: 1, what: "says that the epoch before it forked, and the alarm that was raised when it came is gone"})
+	}
 	if before == nil {
 		if a.firsts++; a.firsts > 1 && !seal.Forked {
 			s.disagree(name, st.key.epoch, wrong{kind: wrongSeal, seq: 1, what: "says that it is the agent's first, and it is not"}, signed, st.key.epoch)

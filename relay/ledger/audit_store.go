@@ -23,6 +23,8 @@ type storeAudit struct {
 	raised  bool               // the incarnation was
 	agents  map[string]*agentAudit
 	sums    sums
+	spans   map[string]*span // by day
+	losses  []toldLoss
 	read    int64 // records, since Progress was told
 }
 
@@ -54,7 +56,7 @@ type auditMark struct {
 }
 
 func newStoreAudit(r reader, l *Ledger, chain, store string, opts AuditOptions, report *AuditReport) *storeAudit {
-	return &storeAudit{reader: r, l: l, chain: chain, store: store, opts: opts, report: report, alarms: map[string][]Alarm{}, agents: map[string]*agentAudit{}, sums: newSums()}
+	return &storeAudit{reader: r, l: l, chain: chain, store: store, opts: opts, report: report, alarms: map[string][]Alarm{}, agents: map[string]*agentAudit{}, sums: newSums(), spans: map[string]*span{}}
 }
 
 func (s *storeAudit) find(agent string, epoch protocol.Epoch, w wrong) {
@@ -96,13 +98,13 @@ func (s *storeAudit) audit(ctx context.Context) error {
 			return err
 		}
 	}
-	if err := s.extra(ctx); err != nil {
-		return err
-	}
-	if err := s.resent(ctx); err != nil {
+	if err := s.beside(ctx); err != nil {
 		return err
 	}
 	if err := s.projections(ctx); err != nil {
+		return err
+	}
+	if err := s.spansOfDays(ctx); err != nil {
 		return err
 	}
 	if s.found > maxFindings {
