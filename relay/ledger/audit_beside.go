@@ -13,7 +13,7 @@ import (
 
 // beside looks at the store's tables beside its streams.
 func (s *storeAudit) beside(ctx context.Context) error {
-	for _, look := range []func(context.Context) error{s.extra, s.resent, s.voids, s.waiting} {
+	for _, look := range []func(context.Context) error{s.extra, s.resent, s.voids, s.waiting, s.wholeDays} {
 		if err := look(ctx); err != nil {
 			return err
 		}

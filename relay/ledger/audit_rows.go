@@ -1,7 +1,6 @@
 package ledger
 
 import (
-	"bytes"
 	"cmp"
 	"context"
 	"fmt"
@@ -290,66 +289,3 @@ func unionOf[K comparable, V any](a, b map[K]V, compare func(a, b K) int) []K {
 }
 
 func sortedKeys[K cmp.Ordered, V any](m map[K]V) []K { return slices.Sorted(maps.Keys(m)) }
-
-// certificates checks those that were given out, and takes what agents signed in them: it
-// speaks for itself, whatever the other tables say.
-func (s *storeAudit) certificates(ctx context.Context) error {
-	type row struct {
-		day     string
-		version int64
-		state   string
-		digest  []byte
-		body    []byte
-	}
-	last := row{}
-	for {
-		rows, err := ask(ctx, s.q, `SELECT day, version, state, digest, body FROM day_certificates WHERE chain = $1 AND store = $2 AND (day > $3 OR (day = $3 AND version > $4))
-			ORDER BY day, version LIMIT 50`, []any{s.id, s.store, last.day, last.version},
-			func(found scanner, r *row) error { return found.Scan(&r.day, &r.version, &r.state, &r.digest, &r.body) })
-		if err != nil {
-			return fmt.Errorf("certificates: %w", err)
-		}
-		if len(rows) == 0 {
-			return nil
-		}
-		for _, r := range rows {
-			bad := func(format string, args ...any) {
-				s.find("", "", wrong{kind: wrongCertificate, what: fmt.Sprintf("certificate of %s, version %d: %s", r.day, r.version, fmt.Sprintf(format, args...))})
-			}
-			want := int64(1)
-			if r.day == last.day {
-				want = last.version + 1
-			}
-			if r.version != want {
-				bad("%s before it is not there", numbered("version", want, r.version-1))
-			}
-			last = r
-			c, err := ReadDayCertificate(r.body, s.opts.Roots)
-			if err != nil {
-				bad("%v", err)
-				continue
-			}
-			digest, err := c.digest()
-			if err != nil {
-				return err
-			}
-			if c.Chain != s.chain || c.Store != s.store || c.Day.String() != r.day || c.Version != r.version || c.State != r.state || !bytes.Equal(digest, r.digest) {
-				bad("its row says something else than the certificate")
-				continue
-			}
-			s.report.Certificates++
-			for i := range c.Agents {
-				if a := &c.Agents[i]; a.Signed && a.Complete {
-					s.agent(a.Agent).certified(a.Mark, c.Day)
-				}
-			}
-		}
-	}
-}
-
-// certified notes a mark that a certificate carries, if no row does.
-func (a *agentAudit) certified(m *MarkOfDay, day protocol.Day) {
-	if !slices.ContainsFunc(a.heads[m.Head.Epoch], func(known *auditMark) bool { return known.day == day && known.Head == m.Head && known.signed == nil }) {
-		a.expect(&auditMark{heardMark: &heardMark{MarkOfDay: *m, day: day}, met: true})
-	}
-}

@@ -17,15 +17,16 @@ type storeAudit struct {
 	report *AuditReport
 	found  int
 
-	streams []*stream
-	gaps    map[streamKey][]gap
-	alarms  map[string][]Alarm // by agent
-	raised  bool               // the incarnation was
-	agents  map[string]*agentAudit
-	sums    sums
-	spans   map[string]*span // by day
-	losses  []toldLoss
-	read    int64 // records, since Progress was told
+	streams  []*stream
+	gaps     map[streamKey][]gap
+	alarms   map[string][]Alarm // by agent
+	raised   bool               // the incarnation was
+	agents   map[string]*agentAudit
+	sums     sums
+	spans    map[string]*span // by day
+	losses   []toldLoss
+	complete []certifiedDay
+	read     int64 // records, since Progress was told
 }
 
 // An agentAudit is what is known of an agent as its streams are followed one after the other.
