@@ -17,14 +17,25 @@ func (s *storeAudit) readMarks(ctx context.Context) error {
 	type row struct {
 		agent string
 		mark  *heardMark
+		fault error // in its day
 	}
 	rows, err := ask(ctx, s.q, `SELECT m.agent, m.day, m.epoch, m.seq, m.head_epoch, m.head_seq, m.head_hash, m.certificate, m.signature, 0, 0, coalesce(c.der, $3)
 		FROM day_marks m LEFT JOIN agent_certificates c ON c.chain = m.chain AND c.sha256 = m.certificate WHERE m.chain = $1 AND m.store = $2`, []any{s.id, s.store, []byte{}},
-		func(found scanner, r *row) error { return scanMark(before{&r.agent, found}, &r.mark) })
+		func(found scanner, r *row) error {
+			r.fault = scanMark(before{&r.agent, found}, &r.mark)
+			if r.mark.Seq == 0 { // it was not scanned
+				return r.fault
+			}
+			return nil
+		})
 	if err != nil {
 		return fmt.Errorf("day marks: %w", err)
 	}
 	for _, r := range rows {
+		if r.fault != nil {
+			s.find(r.agent, r.mark.Epoch, wrong{kind: wrongMark, seq: r.mark.Seq, what: "the table of day marks says: " + r.fault.Error()})
+			continue
+		}
 		m := &auditMark{heardMark: r.mark, signed: s.signedBy(r.agent, r.mark)}
 		a := s.agent(r.agent)
 		a.expect(m)

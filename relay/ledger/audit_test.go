@@ -322,18 +322,31 @@ func TestBEY10TheAuditSaysWhatNoMarkCovers(t *testing.T) {
 	}
 }
 
-// A cell is one stored value of a record.
+// A cell is one stored value of a record, or of a row beside it.
 type cell struct{ table, key, column, kind string }
 
 func (h *house) cells() (all []cell) {
 	for table, columns := range map[string]map[string]string{
 		"records": {"pos": "number", "stream": "number", "seq": "number", "mono": "number", "number": "number", "voided": "number", "store": "text", "kind": "text",
 			"at": "text", "day": "text", "business_day": "text", "type": "text", "hash": "bytes", "body": "bytes", "was": "bytes"},
-		"duplicates":  {"stream": "number", "seq": "number", "hash": "bytes", "record": "bytes"},
-		"quarantined": {"stream": "number", "seq": "number", "store": "text", "agent": "text", "epoch": "text", "kind": "text", "day": "text", "hash": "bytes", "record": "bytes"},
+		"duplicates":    {"stream": "number", "seq": "number", "hash": "bytes", "record": "bytes"},
+		"quarantined":   {"stream": "number", "seq": "number", "store": "text", "agent": "text", "epoch": "text", "kind": "text", "day": "text", "hash": "bytes", "record": "bytes"},
+		"business_keys": {"business_day": "text", "workstation": "text", "sequence": "number", "pos": "number"},
+		"voids":         {"business_day": "text", "workstation": "text", "sequence": "number", "pos": "number"},
+		"resent":        {"store": "text", "agent": "text", "epoch": "text", "seq": "number", "sha256": "bytes"},
+		"holes":         {"store": "text", "agent": "text", "epoch": "text", "first_seq": "number", "last_seq": "number", "hash": "bytes"},
+		"day_marks": {"store": "text", "day": "text", "agent": "text", "epoch": "text", "seq": "number", "head_epoch": "text", "head_seq": "number", "head_hash": "bytes",
+			"certificate": "bytes", "signature": "bytes"},
+		"day_spans":        {"store": "text", "day": "text", "first_pos": "number", "last_pos": "number"},
+		"day_certificates": {"store": "text", "day": "text", "version": "number", "state": "text", "digest": "bytes", "body": "bytes"},
+		"streams":          {"id": "number", "store": "text", "agent": "text", "epoch": "text", "through": "number", "hash": "bytes"},
+		"numbers":          {"store": "text", "type": "text", "last": "number"},
+		"kpis":             {"store": "text", "day": "text", "currency": "text", "turnover_incl": "number", "customers": "number", "passages_in": "number"},
+		"tender_days":      {"store": "text", "day": "text", "currency": "text", "type": "text", "count": "number", "amount": "number"},
+		"chains":           {"head": "number"},
 	} {
 		for column, kind := range columns {
-			for _, key := range selected(h.t, h.url, "SELECT rowid FROM "+table+" WHERE "+column+" IS NOT NULL") {
+			for _, key := range selected(h.t, h.url, "SELECT rowid FROM "+table+" WHERE length("+column+") > 0") {
 				all = append(all, cell{table, key, column, kind})
 			}
 		}
@@ -343,7 +356,7 @@ func (h *house) cells() (all []cell) {
 }
 
 // TestBEY10AnySingleChangeOfARecordIsFound changes one byte, or one number, of any stored value
-// of any record, in whichever table it stands. (When it was received, the key of its personal
+// of any record, in whichever table it stands, and of what stands beside them. (When it was received, the key of its personal
 // fields, and why it was not applied are beside the record: nobody signed them.)
 func TestBEY10AnySingleChangeOfARecordIsFound(t *testing.T) {
 	h := openHouse(t, sqliteURL(t))
