@@ -96,6 +96,15 @@ func (l *Ledger) Audit(ctx context.Context, opts AuditOptions) (*AuditReport, er
 	if err != nil {
 		return report, fmt.Errorf("audit: %w", err)
 	}
+	if opts.Chain == "" {
+		strays, err := ask(ctx, l.db.read(), "SELECT DISTINCT s.chain FROM streams s WHERE NOT EXISTS (SELECT 1 FROM chains c WHERE c.id = s.chain)", nil, func(s scanner, id *int64) error { return s.Scan(id) })
+		if err != nil {
+			return report, fmt.Errorf("audit: %w", err)
+		}
+		for _, id := range strays {
+			report.Findings = append(report.Findings, Finding{Chain: fmt.Sprintf("number %d", id), Kind: wrongMissing, What: "there are streams of it, and it has no row"})
+		}
+	}
 	found := false
 	for _, c := range chains {
 		if opts.Chain != "" && opts.Chain != c.name {

@@ -23,6 +23,8 @@ type claim struct {
 	receipt *saleKey // of a duplicate that is a transaction
 	there   bool     // the table of what came again names its first place
 	body    []byte   // of the transaction with its business key; nil = there is none
+	stream  int64    // in which that stands
+	seq     int64
 }
 
 // claim notes what the other tables must say of a record that came again.
@@ -50,7 +52,7 @@ func (c *rowCheck) claim(p *entry) {
 		if r.Kind == protocol.KindTransaction {
 			it.receipt = receiptOf(r.Body)
 		}
-	} else {
+	} else if p.table == "records" {
 		it.entry.record, it.entry.hash = nil, nil // it may be much
 	}
 	c.claims = append(c.claims, it)
@@ -69,7 +71,7 @@ func (c *rowCheck) settle(ctx context.Context) error {
 		p := &it.entry
 		name := fmt.Sprintf("record %d of epoch %s", it.first.Seq, it.first.Epoch)
 		if p.table == "quarantined" {
-			if it.body == nil {
+			if it.body == nil || it.stream == c.st.id && it.seq > int64(p.seq) && !bytes.Equal(it.body, p.record.Body) {
 				c.s.alone(c.st.key.agent, c.st.key.epoch, wrong{kind: wrongColumns, seq: p.seq, last: p.seq, what: "is in quarantine, and nothing but its row says why: try it again (`quarantine retry`)"})
 			}
 			continue
@@ -140,13 +142,13 @@ func (c *rowCheck) lookUp(ctx context.Context) error {
 		return nil
 	}
 	_, err = ask(ctx, c.s.q, "WITH k(i, store, day, workstation, sequence) AS (VALUES "+strings.Join(keys, ", ")+`)
-		SELECT k.i, r.body FROM k JOIN business_keys b ON b.chain = $1 AND b.store = k.store AND b.business_day = k.day AND b.workstation = k.workstation AND b.sequence = k.sequence
+		SELECT k.i, r.body, r.stream, r.seq FROM k JOIN business_keys b ON b.chain = $1 AND b.store = k.store AND b.business_day = k.day AND b.workstation = k.workstation AND b.sequence = k.sequence
 		JOIN records r ON r.chain = b.chain AND r.pos = b.pos`, args,
 		func(row scanner, _ *struct{}) error {
 			var i int64
-			var body []byte
-			err := row.Scan(&i, &body)
-			c.claims[i].body = body
+			it := claim{}
+			err := row.Scan(&i, &it.body, &it.stream, &it.seq)
+			c.claims[i].body, c.claims[i].stream, c.claims[i].seq = it.body, it.stream, it.seq
 			return err
 		})
 	if err != nil {

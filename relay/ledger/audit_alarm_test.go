@@ -62,7 +62,12 @@ func TestBEY10AnAlarmThatSomebodyWroteExcusesNothing(t *testing.T) {
 		if r := h.audit(); kinds(r.Findings) != "changed" {
 			t.Errorf("without an alarm: %v", r.Findings)
 		}
-		h.sql("INSERT INTO alarms (chain, store, agent, kind, detail, at) VALUES (1, '0001', 'pc', 'sealedTwice', $1, 0)", fmt.Sprintf("epoch %s is sealed a second time", epochOf(1)))
+		raise := "INSERT INTO alarms (chain, store, agent, kind, detail, at) VALUES (1, '0001', 'pc', $1, $2, 0)"
+		h.sql(raise, ledger.AlarmSealedTwice, fmt.Sprintf("epoch %s is sealed a second time", epochOf(1)))
+		if r := h.audit(); kinds(r.Findings) != "changed" {
+			t.Errorf("with one of another kind: %v", r.Findings)
+		}
+		h.sql(raise, ledger.AlarmSealDiffers, fmt.Sprintf("epoch %s seals %s at 3 with another hash", epochOf(2), epochOf(1)))
 		if r := h.audit(); kinds(r.Findings) != "alarm" || len(r.Alarms) != 1 {
 			t.Errorf("with one: %v", r.Findings)
 		}

@@ -13,7 +13,7 @@ import (
 
 // beside looks at the store's tables beside its streams.
 func (s *storeAudit) beside(ctx context.Context) error {
-	for _, look := range []func(context.Context) error{s.extra, s.resent, s.voids, s.waiting, s.wholeDays} {
+	for _, look := range []func(context.Context) error{s.extra, s.resent, s.voids, s.waiting, s.daysOfHoles} {
 		if err := look(ctx); err != nil {
 			return err
 		}
@@ -99,6 +99,34 @@ func (s *storeAudit) waiting(ctx context.Context) error {
 			s.find(r.agent, r.epoch, w)
 		}
 	}
+}
+
+// daysOfHoles looks whether a hole is of the day of the record before it: on that day it counts.
+func (s *storeAudit) daysOfHoles(ctx context.Context) error {
+	for _, st := range s.streams {
+		for i, g := range s.gaps[st.key] {
+			if !g.moved() || g.first == 1 {
+				continue
+			}
+			day := ""
+			before, err := s.entries(ctx, st, g.first-1, g.first-1)
+			if err != nil {
+				return err
+			}
+			switch {
+			case len(before) > 0 && before[0].record != nil:
+				day = before[0].record.Day.String()
+			case i > 0 && s.gaps[st.key][i-1].moved() && s.gaps[st.key][i-1].last == g.first-1:
+				day = s.gaps[st.key][i-1].day
+			default:
+				continue // its record is missing, and named so
+			}
+			if day != g.day {
+				s.find(st.key.agent, st.key.epoch, wrong{kind: wrongColumns, seq: g.first, last: g.last, what: fmt.Sprintf("the hole is said to be of %q, and the record before it is of %q", g.day, day)})
+			}
+		}
+	}
+	return nil
 }
 
 // spansOfDays compares between which positions the records of a day are looked for; 0 = nowhere.

@@ -1,6 +1,7 @@
 package ledger_test
 
 import (
+	"encoding/json"
 	"slices"
 	"strings"
 	"testing"
@@ -47,6 +48,8 @@ func TestBEY10WhatStandsBesideTheStreamsIsComparedToo(t *testing.T) {
 			h.sql("UPDATE day_spans SET last_pos = 21 WHERE day = '2026-03-02' AND store = '0001'")
 		}, store + "columns: 2026-03-02: its records are looked for at positions 1 to 21, and they stand at 1 to 22"},
 		"a day's records looked for nowhere": {func(h *house) { h.sql("DELETE FROM day_spans WHERE day = '2026-03-03'") }, store + "columns: 2026-03-03: its records are looked for at positions 0 to 0, and they stand at 17 to 17"},
+		"a hole moved to another day":        {func(h *house) { h.sql("UPDATE holes SET day = '2026-03-09'") }, e2 + "records 3 to 4: columns: the hole is said to be of \"2026-03-09\", and the record before it is of \"2026-03-02\""},
+		"a chain without its row":            {func(h *house) { h.sql("UPDATE chains SET id = 7") }, "chain number 1: missing: there are streams of it, and it has no row"},
 		"the alarm of a hole gone":           {func(h *house) { h.sql("DELETE FROM alarms") }, agent + "alarm: no alarm was raised when the ledger is said to have heard that records 3 to 4 of epoch 00000000000000000000000000000002 are lost"},
 		"a hole told of and forgotten":       {func(h *house) { h.sql("UPDATE alarms SET detail = 'records 8 to 9 of epoch x are lost: damaged'") }, agent + "missing: the hole of which an alarm tells: records 8 to 9"},
 		"a raise of the incarnation that never was": {func(h *house) {
@@ -126,4 +129,51 @@ func TestBEY10TheAlarmOfAForkIsMissed(t *testing.T) {
 	if r := h.audit(); kinds(r.Findings) != "alarm" || len(h.trusting().Findings) != 1 {
 		t.Errorf("found %v", r.Findings)
 	}
+}
+
+// Of two contents under one business key the first is applied, and the other held: nobody picks
+// the dearer one later.
+func TestBEY10OfTwoReceiptsTheFirstIsApplied(t *testing.T) {
+	both(t, func(t *testing.T, url string) {
+		h, pc := openShop(t, url)
+		pc.sell(1)
+		second := sale("0001", 1)
+		second.Operator = "somebody else"
+		pc.send(transaction(t, second))
+		pc.sell(2)
+		if r := h.audit(); len(r.Findings) != 0 || len(quarantined(t, h.Ledger)) != 1 {
+			t.Fatalf("untouched: %+v", r)
+		}
+		r, _, hash := h.take(2)
+		db := database(t, h.url)
+		defer db.Close()
+		var text, held []byte
+		if err := db.QueryRow("SELECT record, hash FROM quarantined").Scan(&text, &held); err != nil {
+			t.Fatal(err)
+		}
+		var other protocol.Record
+		if err := json.Unmarshal(text, &other); err != nil {
+			t.Fatal(err)
+		}
+		h.sql("UPDATE records SET seq = 3, body = $1, hash = $2 WHERE pos = 2", other.Body, held)
+		h.sql("UPDATE quarantined SET seq = 2, record = $1, hash = $2", r.AppendJSON(nil), hash)
+		h.finds(e1 + "record 2: alarm: is in quarantine, and nothing but its row says why")
+	})
+}
+
+// Two disks seal the same epoch at the same place: only the alarm tells on which day.
+func TestBEY10TheAlarmOfASecondSealIsMissed(t *testing.T) {
+	h, pc := openShop(t, sqliteURL(t))
+	pc.sell(1)
+	back := *pc.agent
+	pc.restart(2)
+	pc.end(day)
+	*pc.agent = back
+	pc.restart(3)
+	pc.end(day)
+	if r := h.audit(); len(r.Findings) != 0 || len(r.Alarms) != 0 {
+		t.Fatalf("untouched: %v, %v", r.Findings, r.Alarms)
+	}
+	h.sql("DELETE FROM alarms WHERE kind = 'sealedTwice'")
+	h.finds("chain demo, store 0001, agent pc, epoch 00000000000000000000000000000003, record 1: alarm: seals epoch 00000000000000000000000000000001 a second time")
 }

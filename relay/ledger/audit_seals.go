@@ -123,11 +123,19 @@ func (a *agentAudit) closed(p *stream) bool {
 	return c.has(p.through) || m != nil && m.met && m.signed == nil && m.Head.Epoch == p.key.epoch && m.Head.Through+1 == p.through && c.has(m.Head.Through)
 }
 
-// told says whether an alarm speaks of an epoch: somebody says that what it names was seen when
-// it came, and is nobody's later doing.
-func (s *storeAudit) told(agent string, epochs ...protocol.Epoch) bool {
+// The alarms that are raised when a seal comes that disagrees, by how.
+var (
+	forkAlarms   = []string{AlarmFork, AlarmSealDiffers}
+	firstAlarms  = []string{AlarmFork, AlarmSecondFirst}
+	belowAlarms  = []string{AlarmFork, AlarmSealDiffers, AlarmSealBelow, AlarmBeyondSeal}
+	secondAlarms = []string{AlarmFork, AlarmSealDiffers, AlarmSealBelow, AlarmSealedTwice}
+)
+
+// told says whether an alarm of some kinds speaks of an epoch: somebody says that what it names
+// was seen when it came, and is nobody's later doing.
+func (s *storeAudit) told(agent string, kinds []string, epochs ...protocol.Epoch) bool {
 	return slices.ContainsFunc(s.alarms[agent], func(a Alarm) bool {
-		return slices.Contains(bearing, a.Kind) && slices.ContainsFunc(epochs, func(e protocol.Epoch) bool { return strings.Contains(a.Detail, string(e)) })
+		return slices.Contains(kinds, a.Kind) && slices.ContainsFunc(epochs, func(e protocol.Epoch) bool { return strings.Contains(a.Detail, string(e)) })
 	})
 }
 
@@ -135,13 +143,13 @@ func (s *storeAudit) told(agent string, epochs ...protocol.Epoch) bool {
 // agent that do not agree, both of them signed, are a disk that lives twice or went back in
 // time: then nothing is noted. An alarm says so too, but nobody signs it. Found says that
 // nothing speaks for it.
-func (s *storeAudit) disagree(agent string, epoch protocol.Epoch, w wrong, signed bool, epochs ...protocol.Epoch) (found bool) {
+func (s *storeAudit) disagree(agent string, epoch protocol.Epoch, w wrong, signed bool, kinds []string, epochs ...protocol.Epoch) (found bool) {
 	switch {
-	case signed && s.told(agent, epochs...):
+	case signed && s.told(agent, kinds, epochs...):
 		return false
 	case signed:
 		w.kind, w.what = wrongAlarm, w.what+"; the agent signed both, and the alarm that was raised when it came is gone"
-	case s.told(agent, epochs...):
+	case s.told(agent, kinds, epochs...):
 		w.what += "; an alarm says that it came so, and nothing signed does"
 		s.alone(agent, epoch, w)
 		return false
@@ -167,18 +175,22 @@ func (s *storeAudit) seal(ctx context.Context, st *stream, a *agentAudit, seal *
 	}
 	name, signed := st.key.agent, a.signed[st.key.epoch].has(1)
 	before := seal.Before
-	if seal.Forked && !s.told(name, st.key.epoch) && (before == nil || !s.told(name, before.Epoch)) {
+	if seal.Forked && !s.told(name, forkAlarms, st.key.epoch) && (before == nil || !s.told(name, forkAlarms, before.Epoch)) {
 		s.find(name, st.key.epoch, wrong{kind: wrongAlarm, seq: 1, last: 1, what: "says that the epoch before it forked, and the alarm that was raised when it came is gone"})
 	}
 	if before == nil {
 		if a.firsts++; a.firsts > 1 && !seal.Forked {
-			s.disagree(name, st.key.epoch, wrong{kind: wrongSeal, seq: 1, what: "says that it is the agent's first, and it is not"}, signed, st.key.epoch)
+			s.disagree(name, st.key.epoch, wrong{kind: wrongSeal, seq: 1, what: "says that it is the agent's first, and it is not"}, signed, firstAlarms, st.key.epoch)
 		}
 		return nil
 	}
+	if a.sealed[before.Epoch] && !s.told(name, secondAlarms, before.Epoch, st.key.epoch) {
+		s.find(name, st.key.epoch, wrong{kind: wrongAlarm, seq: 1, last: 1, what: fmt.Sprintf("seals epoch %s a second time, and the alarm that was raised when it came is gone", before.Epoch)})
+	}
 	p := a.streams[before.Epoch]
-	disagree := func(w wrong, signed bool) {
-		if a.wrong[before.Epoch] == nil && s.disagree(name, before.Epoch, w, signed, before.Epoch, st.key.epoch) {
+	a.sealed[before.Epoch] = p != nil
+	disagree := func(w wrong, signed bool, kinds []string) {
+		if a.wrong[before.Epoch] == nil && s.disagree(name, before.Epoch, w, signed, kinds, before.Epoch, st.key.epoch) {
 			a.wrong[before.Epoch] = &w
 		}
 	}
@@ -187,14 +199,14 @@ func (s *storeAudit) seal(ctx context.Context, st *stream, a *agentAudit, seal *
 	gone := signed && seal.Forked && s.raised
 	switch {
 	case p == nil:
-		disagree(wrong{kind: wrongMissing, seq: 1, last: before.Through, what: fmt.Sprintf("epoch %s goes on from there, and the ledger has nothing of it", st.key.epoch)}, gone)
+		disagree(wrong{kind: wrongMissing, seq: 1, last: before.Through, what: fmt.Sprintf("epoch %s goes on from there, and the ledger has nothing of it", st.key.epoch)}, gone, forkAlarms)
 		return nil
 	case p.through < before.Through:
-		disagree(wrong{kind: wrongMissing, seq: p.through + 1, last: before.Through, what: fmt.Sprintf("epoch %s goes on behind them, and its stream ends before", st.key.epoch)}, gone)
+		disagree(wrong{kind: wrongMissing, seq: p.through + 1, last: before.Through, what: fmt.Sprintf("epoch %s goes on behind them, and its stream ends before", st.key.epoch)}, gone, forkAlarms)
 		return nil
 	case p.through > before.Through:
 		disagree(wrong{kind: wrongInserted, seq: before.Through + 1, last: p.through, what: fmt.Sprintf("stands behind the end that epoch %s names", st.key.epoch)},
-			signed && a.closed(p))
+			signed && a.closed(p), belowAlarms)
 	}
 	hash, ok, err := s.committed(ctx, p, before.Through, s.gaps[p.key])
 	if err != nil {
@@ -205,7 +217,7 @@ func (s *storeAudit) seal(ctx context.Context, st *stream, a *agentAudit, seal *
 		if w.pos, err = s.posOf(ctx, p, w.seq); err != nil {
 			return err
 		}
-		disagree(w, signed && a.signed[before.Epoch].has(before.Through))
+		disagree(w, signed && a.signed[before.Epoch].has(before.Through), forkAlarms)
 	}
 	if p.sealed < 0 && !seal.Forked {
 		s.find(name, before.Epoch, wrong{kind: wrongColumns, seq: p.through, what: fmt.Sprintf("its stream's row says that it is open, and epoch %s seals it", st.key.epoch)})

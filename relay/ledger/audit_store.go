@@ -26,7 +26,8 @@ type storeAudit struct {
 	spans    map[string]*span // by day
 	losses   []toldLoss
 	complete []certifiedDay
-	read     int64 // records, since Progress was told
+	stated   []*DayCertificate // what was counted in those given out
+	read     int64             // records, since Progress was told
 }
 
 // An agentAudit is what is known of an agent as its streams are followed one after the other.
@@ -44,6 +45,7 @@ type agentAudit struct {
 	awaited map[protocol.Epoch]bool            // a mark speaks of more than its stream has
 	again   map[protocol.Position]standing     // what of that came again
 	moved   []standing                         // and what the ledger appended, of which another place is told
+	sealed  map[protocol.Epoch]bool            // by one of the seals looked at
 	firsts  int                                // epochs that say that they are the first
 }
 
@@ -73,7 +75,7 @@ func (s *storeAudit) agent(name string) *agentAudit {
 		a = &agentAudit{streams: map[protocol.Epoch]*stream{}, wrong: map[protocol.Epoch]*wrong{}, heads: map[protocol.Epoch][]*auditMark{},
 			at: map[protocol.Position][]*auditMark{}, stands: map[protocol.Position]*auditMark{}, goods: map[protocol.Epoch]uint64{},
 			seals: map[protocol.Epoch]*protocol.Seal{}, signed: map[protocol.Epoch]cover{},
-			awaited: map[protocol.Epoch]bool{}, again: map[protocol.Position]standing{}}
+			awaited: map[protocol.Epoch]bool{}, sealed: map[protocol.Epoch]bool{}, again: map[protocol.Position]standing{}}
 		s.agents[name] = a
 	}
 	return a
@@ -106,6 +108,9 @@ func (s *storeAudit) audit(ctx context.Context) error {
 		return err
 	}
 	if err := s.spansOfDays(ctx); err != nil {
+		return err
+	}
+	if err := s.asCertified(ctx); err != nil {
 		return err
 	}
 	if s.found > maxFindings {
