@@ -102,7 +102,7 @@ func audit(ctx context.Context, args []string) error {
 	chain := set.String("chain", "", "`id` of the chain; none = all")
 	store := set.String("store", "", "`id` of a store; none = all, and what belongs to the chain as a whole")
 	recount := set.Bool("recount", false, "count articles, devices and the like anew, too (needs memory for all their rows)")
-	trust := set.Bool("trust-alarms", false, "let alarms, which nobody signs, speak for seals that disagree with the ledger (a disk that lives twice or went back in time)")
+	trust := set.Bool("trust-alarms", false, "let alarms, which nobody signs, speak for seals that disagree with the ledger (a disk that lives twice or went back in time), and the quarantine for what it holds")
 	cfg, led, err := open(ctx, set, file, args)
 	if err != nil {
 		return err
@@ -124,7 +124,7 @@ func audit(ctx context.Context, args []string) error {
 	fmt.Printf("%d records in %d streams, of which no signed mark covers %d yet; %d marks and %d certificates hold; agents have told of %d holes\n",
 		report.Records, report.Streams, report.Unsigned, report.Marks, report.Certificates, report.Holes)
 	if n := len(report.Alarms); n > 0 {
-		fmt.Printf("%d seals rest on alarms alone, which nobody signed", n)
+		fmt.Printf("%d seals and records in quarantine rest on the ledger's own word alone, which nobody signed", n)
 		if *trust {
 			fmt.Print(":")
 			for _, f := range report.Alarms {

@@ -15,7 +15,8 @@ type AuditOptions struct {
 	Chain string // "" = all
 	Store string // "" = all, and with them what belongs to the chain as a whole
 	// TrustAlarms lets an alarm speak for seals that disagree with the ledger where nothing signed
-	// does. Nobody signs alarms: whoever can change the ledger can write one, too.
+	// does, and the quarantine for what it holds. Nobody signs either: whoever can change the ledger
+	// can write them, too.
 	TrustAlarms bool
 	// Recount computes every other projection anew, too: it needs memory for all their rows.
 	Recount bool
@@ -30,7 +31,7 @@ const (
 	wrongColumns     = "columns"     // what a row says beside the record is not what the record says
 	wrongMark        = "mark"        // a day mark that its agent did not sign, or that is not as it was committed
 	wrongSeal        = "seal"        // an epoch that does not follow the one that it names
-	wrongAlarm       = "alarm"       // the same, and an alarm that nobody signed says that it came so
+	wrongAlarm       = "alarm"       // an alarm, or the quarantine, says what nobody signed; or an alarm that was raised is gone
 	wrongPosition    = "position"    // positions or numbers with a gap, or out of order
 	wrongProjection  = "projection"  // sums that the records do not give
 	wrongCertificate = "certificate" // a certificate given out that does not hold
@@ -75,7 +76,7 @@ type AuditReport struct {
 	Certificates int64     // that hold
 	Holes        int64     // named ones: records that agents have lost
 	Unkept       int64     // duplicates of which an older version kept the hash alone
-	Alarms       []Finding // seals for which alarms alone speak; among the Findings, too, if alarms are not trusted
+	Alarms       []Finding // what alarms or the quarantine alone speak for; among the Findings, too, if they are not trusted
 }
 
 // maxFindings is how many findings are told of one store.
