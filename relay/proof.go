@@ -102,6 +102,7 @@ func audit(ctx context.Context, args []string) error {
 	chain := set.String("chain", "", "`id` of the chain; none = all")
 	store := set.String("store", "", "`id` of a store; none = all, and what belongs to the chain as a whole")
 	recount := set.Bool("recount", false, "count articles, devices and the like anew, too (needs memory for all their rows)")
+	trust := set.Bool("trust-alarms", false, "let alarms, which nobody signs, speak for seals that disagree with the ledger (a disk that lives twice or went back in time), and the quarantine for what it holds")
 	cfg, led, err := open(ctx, set, file, args)
 	if err != nil {
 		return err
@@ -111,7 +112,7 @@ func audit(ctx context.Context, args []string) error {
 	if err != nil {
 		return err
 	}
-	report, err := led.Audit(ctx, ledger.AuditOptions{Chain: *chain, Store: *store, Recount: *recount, Roots: roots, Progress: func(chain, store string, records int64) {
+	report, err := led.Audit(ctx, ledger.AuditOptions{Chain: *chain, Store: *store, Recount: *recount, TrustAlarms: *trust, Roots: roots, Progress: func(chain, store string, records int64) {
 		fmt.Fprintf(os.Stderr, "chain %s, store %s: %d records so far\n", chain, store, records)
 	}})
 	if err != nil {
@@ -122,6 +123,18 @@ func audit(ctx context.Context, args []string) error {
 	}
 	fmt.Printf("%d records in %d streams, of which no signed mark covers %d yet; %d marks and %d certificates hold; agents have told of %d holes\n",
 		report.Records, report.Streams, report.Unsigned, report.Marks, report.Certificates, report.Holes)
+	if n := len(report.Alarms); n > 0 {
+		fmt.Printf("%d seals and records in quarantine rest on the ledger's own word alone, which nobody signed", n)
+		if *trust {
+			fmt.Print(":")
+			for _, f := range report.Alarms {
+				fmt.Printf("\n  %s", f)
+			}
+		} else {
+			fmt.Print("; -trust-alarms lets them be")
+		}
+		fmt.Println()
+	}
 	if report.Unkept > 0 {
 		fmt.Printf("of %d duplicates an older version kept no content: their hashes are taken as they stand\n", report.Unkept)
 	}

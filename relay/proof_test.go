@@ -6,6 +6,7 @@ import (
 	"database/sql"
 	"encoding/pem"
 	"errors"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"strings"
@@ -158,5 +159,33 @@ func TestAuditEndsWithAnErrorWhenItFindsSomething(t *testing.T) {
 		if _, err := output(t, append([]string{"audit", "-config", config}, args...)...); !errors.Is(err, ledger.ErrNotFound) {
 			t.Errorf("%q, which is not there: %v", args, err)
 		}
+	}
+}
+
+// Two epochs that each say that they are the agent's first, and nobody has signed either.
+func TestAuditTrustsAlarmsOnlyWhenItIsTold(t *testing.T) {
+	config, _, _ := setUp(t)
+	led, err := ledger.Open(t.Context(), "sqlite:"+filepath.Join(filepath.Dir(config), "data", "relay.db"), ledger.Options{Inline: true, Log: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	from := protocol.Origin{Chain: "demo", Store: "0001", Agent: "pc-1"}
+	for _, epoch := range []protocol.Epoch{protocol.Epoch(strings.Repeat("1", 32)), protocol.Epoch(strings.Repeat("2", 32))} {
+		first := protocol.Record{Seq: 1, Kind: protocol.KindSeal, At: "2026-03-02T12:00:00+01:00", Day: protocol.Day{Year: 2026, Month: 3, Date: 2}, Body: []byte(`{"bootId":"x","before":null}`)}
+		batch := protocol.Batch{Epoch: epoch, First: 1, Prev: protocol.Genesis(from.Chain, from.Store, from.Agent, epoch), Records: []protocol.Record{first}}
+		if answer, err := led.Commit(t.Context(), from, batch); err != nil || answer.Verdict != protocol.VerdictAck {
+			t.Fatalf("%+v, %v", answer, err)
+		}
+	}
+	if err := led.Close(); err != nil {
+		t.Fatal(err)
+	}
+	text, err := output(t, "audit", "-config", config)
+	if err == nil || !strings.Contains(text, "-trust-alarms lets them be") {
+		t.Errorf("untold: %s, %v", text, err)
+	}
+	text, err = output(t, "audit", "-config", config, "-trust-alarms")
+	if err != nil || !strings.Contains(text, "1 seals and records in quarantine rest on the ledger's own word alone") || !strings.Contains(text, "says that it is the agent's first, and it is not") {
+		t.Errorf("told to: %s, %v", text, err)
 	}
 }

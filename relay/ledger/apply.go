@@ -30,8 +30,6 @@ func (g *group) apply(ctx context.Context, t tx, from protocol.Origin, s *stream
 			g.duplicate(s, it, fmt.Sprintf("accepted first as %s/%d", r.Was.Epoch, r.Was.Seq))
 			return nil
 		}
-		g.changes.resent.add(g.id, first.store, first.agent, string(first.epoch), int64(first.seq), bytes.Clone(first.sha256[:]))
-		g.resent[first] = true
 	} else if len(g.resent) > 0 && !mutant.On(mutant.ForgetWas) {
 		first.sha256 = r.ContentHash()
 		if g.resent[first] {
@@ -45,8 +43,18 @@ func (g *group) apply(ctx context.Context, t tx, from protocol.Origin, s *stream
 			return err
 		}
 	}
+	// A record that goes into quarantine after all has not come again yet: it would be a duplicate
+	// of itself when it is tried again.
+	applied := func() {
+		if r.Was != nil && !mutant.On(mutant.ForgetWas) {
+			g.changes.resent.add(g.id, first.store, first.agent, string(first.epoch), int64(first.seq), bytes.Clone(first.sha256[:]))
+			g.resent[first] = true
+		}
+	}
 	if it.sale != nil {
-		g.applySale(from, s, it, was)
+		if g.applySale(from, s, it, was) {
+			applied()
+		}
 		return nil
 	}
 	if it.footfall != nil {
@@ -55,6 +63,7 @@ func (g *group) apply(ctx context.Context, t tx, from protocol.Origin, s *stream
 			return nil
 		}
 	}
+	applied()
 	g.head++
 	g.changes.records.add(g.id, g.head, s.id, int64(r.Seq), from.Store, string(r.Kind), r.At, r.Mono, it.day, g.at0, it.hash[:], nullable(r.Key), r.Body, nullable(was))
 	g.span(from.Store, it.day)
@@ -96,7 +105,8 @@ func (g *group) stands(ctx context.Context, t tx, first resentKey, own streamKey
 	return p.record == nil || p.record.ContentHash() == first.sha256, nil
 }
 
-func (g *group) applySale(from protocol.Origin, s *stream, it *item, was []byte) {
+// applySale applies a transaction, unless its business key is taken.
+func (g *group) applySale(from protocol.Origin, s *stream, it *item, was []byte) (applied bool) {
 	r, sale := it.record, it.sale
 	if k := g.sales[sale.key]; k != nil {
 		if bytes.Equal(k.body, r.Body) {
@@ -107,7 +117,7 @@ func (g *group) applySale(from protocol.Origin, s *stream, it *item, was []byte)
 		} else {
 			g.quarantine(from, s.key, s.id, it, causeBusiness, fmt.Sprintf("sequenceNumber: transaction %s is at position %d with other content", sale.key, k.pos))
 		}
-		return
+		return false
 	}
 	n := g.numbers[numberKey{sale.key.store, sale.kind}]
 	n.last++
@@ -130,6 +140,7 @@ func (g *group) applySale(from protocol.Origin, s *stream, it *item, was []byte)
 	if sale.voids != nil {
 		g.void(*sale.voids)
 	}
+	return true
 }
 
 // void takes back what a transaction added, now or when it comes. A second void of the same

@@ -14,6 +14,10 @@ import (
 type AuditOptions struct {
 	Chain string // "" = all
 	Store string // "" = all, and with them what belongs to the chain as a whole
+	// TrustAlarms lets an alarm speak for seals that disagree with the ledger where nothing signed
+	// does, and the quarantine for what it holds. Nobody signs either: whoever can change the ledger
+	// can write them, too.
+	TrustAlarms bool
 	// Recount computes every other projection anew, too: it needs memory for all their rows.
 	Recount bool
 	// Roots are the authorities that certified the agents and the relay's signing key.
@@ -27,6 +31,7 @@ const (
 	wrongColumns     = "columns"     // what a row says beside the record is not what the record says
 	wrongMark        = "mark"        // a day mark that its agent did not sign, or that is not as it was committed
 	wrongSeal        = "seal"        // an epoch that does not follow the one that it names
+	wrongAlarm       = "alarm"       // an alarm, or the quarantine, says what nobody signed; or an alarm that was raised is gone
 	wrongPosition    = "position"    // positions or numbers with a gap, or out of order
 	wrongProjection  = "projection"  // sums that the records do not give
 	wrongCertificate = "certificate" // a certificate given out that does not hold
@@ -65,12 +70,13 @@ func (f Finding) String() string {
 type AuditReport struct {
 	Findings     []Finding // none = everything is as agents and relay wrote it
 	Streams      int64
-	Records      int64 // applied or not
-	Unsigned     int64 // of which no signed mark covers yet
-	Marks        int64 // whose signature holds
-	Certificates int64 // that hold
-	Holes        int64 // named ones: records that agents have lost
-	Unkept       int64 // duplicates of which an older version kept the hash alone
+	Records      int64     // applied or not
+	Unsigned     int64     // of which no signed mark covers
+	Marks        int64     // whose signature holds
+	Certificates int64     // that hold
+	Holes        int64     // named ones: records that agents have lost
+	Unkept       int64     // duplicates of which an older version kept the hash alone
+	Alarms       []Finding // what alarms or the quarantine alone speak for; among the Findings, too, if they are not trusted
 }
 
 // maxFindings is how many findings are told of one store.
@@ -91,6 +97,15 @@ func (l *Ledger) Audit(ctx context.Context, opts AuditOptions) (*AuditReport, er
 	if err != nil {
 		return report, fmt.Errorf("audit: %w", err)
 	}
+	if opts.Chain == "" {
+		strays, err := ask(ctx, l.db.read(), "SELECT DISTINCT s.chain FROM streams s WHERE NOT EXISTS (SELECT 1 FROM chains c WHERE c.id = s.chain)", nil, func(s scanner, id *int64) error { return s.Scan(id) })
+		if err != nil {
+			return report, fmt.Errorf("audit: %w", err)
+		}
+		for _, id := range strays {
+			report.Findings = append(report.Findings, Finding{Chain: fmt.Sprintf("number %d", id), Kind: wrongMissing, What: "there are streams of it, and it has no row"})
+		}
+	}
 	found := false
 	for _, c := range chains {
 		if opts.Chain != "" && opts.Chain != c.name {
@@ -109,7 +124,8 @@ func (l *Ledger) Audit(ctx context.Context, opts AuditOptions) (*AuditReport, er
 
 func (l *Ledger) auditChain(ctx context.Context, id int64, chain string, opts AuditOptions, report *AuditReport) error {
 	stores, err := ask(ctx, l.db.read(), `SELECT store FROM streams WHERE chain = $1 UNION SELECT store FROM day_marks WHERE chain = $1
-		UNION SELECT store FROM kpis WHERE chain = $1 UNION SELECT store FROM day_certificates WHERE chain = $1 UNION SELECT id FROM stores WHERE chain = $1`, []any{id},
+		UNION SELECT store FROM kpis WHERE chain = $1 UNION SELECT store FROM day_certificates WHERE chain = $1 UNION SELECT id FROM stores WHERE chain = $1
+		UNION SELECT store FROM resent WHERE chain = $1 UNION SELECT store FROM quarantined WHERE chain = $1 UNION SELECT store FROM holes WHERE chain = $1`, []any{id},
 		func(row scanner, store *string) error { return row.Scan(store) })
 	if err != nil {
 		return err

@@ -47,6 +47,21 @@ func (c *chainAudit) positions(ctx context.Context, jumps []jump, incarnation in
 	for _, j := range jumps {
 		if j.after != max((j.before/step+1)*step, floorOf(j.incarnation)) {
 			c.find("", j.after, wrongPosition, "a jump from %d to %d is none that a raise to incarnation %d makes", j.before, j.after, j.incarnation)
+			continue
+		}
+		var between int64
+		err := c.q.QueryRowContext(ctx, "SELECT coalesce(min(pos), 0) FROM records WHERE chain = $1 AND pos > $2 AND pos <= $3", c.id, j.before, j.after).Scan(&between)
+		if err != nil {
+			return fmt.Errorf("positions: %w", err)
+		}
+		said := fmt.Sprintf("a raise to incarnation %d is said to have moved positions on from %d", j.incarnation, j.before)
+		switch {
+		case between != 0:
+			c.find("", j.after, wrongPosition, "%s, and a record stands at %d", said, between)
+		case head < j.after:
+			c.find("", j.after, wrongPosition, "%s, and the last is %d", said, head)
+		case j.incarnation > incarnation:
+			c.find("", j.after, wrongPosition, "%s, and the ledger is in incarnation %d", said, incarnation)
 		}
 	}
 	// landing says whether positions go on behind to after one or more jumps from a place; those

@@ -17,14 +17,25 @@ func (s *storeAudit) readMarks(ctx context.Context) error {
 	type row struct {
 		agent string
 		mark  *heardMark
+		fault error // in its day
 	}
 	rows, err := ask(ctx, s.q, `SELECT m.agent, m.day, m.epoch, m.seq, m.head_epoch, m.head_seq, m.head_hash, m.certificate, m.signature, 0, 0, coalesce(c.der, $3)
 		FROM day_marks m LEFT JOIN agent_certificates c ON c.chain = m.chain AND c.sha256 = m.certificate WHERE m.chain = $1 AND m.store = $2`, []any{s.id, s.store, []byte{}},
-		func(found scanner, r *row) error { return scanMark(before{&r.agent, found}, &r.mark) })
+		func(found scanner, r *row) error {
+			r.fault = scanMark(before{&r.agent, found}, &r.mark)
+			if r.mark.Seq == 0 { // it was not scanned
+				return r.fault
+			}
+			return nil
+		})
 	if err != nil {
 		return fmt.Errorf("day marks: %w", err)
 	}
 	for _, r := range rows {
+		if r.fault != nil {
+			s.find(r.agent, r.mark.Epoch, wrong{kind: wrongMark, seq: r.mark.Seq, what: "the table of day marks says: " + r.fault.Error()})
+			continue
+		}
 		m := &auditMark{heardMark: r.mark, signed: s.signedBy(r.agent, r.mark)}
 		a := s.agent(r.agent)
 		a.expect(m)
@@ -109,13 +120,9 @@ func (s *storeAudit) judge(ctx context.Context, st *stream, a *agentAudit, f *fo
 		case m.signed != nil && told:
 		case m.signed != nil:
 			told = true
-			s.find(st.key.agent, m.Epoch, wrong{kind: wrongMark, seq: m.Seq, last: m.Seq, what: fmt.Sprintf("the mark of %s was not signed by its agent: %v", m.day, m.signed)})
-		case !m.head && m.Head.Through <= st.through:
-			// Its record is missing, and named so.
+			s.find(st.key.agent, m.Epoch, *m.unsigned())
 		case !m.head:
-			if w == nil && !s.cameBeside(st.key.agent, m) {
-				a.wrong[epoch] = &wrong{kind: wrongMissing, seq: st.through + 1, last: m.Head.Through, what: fmt.Sprintf("the agent signed the mark of %s behind them, and its stream ends before", m.day)}
-			}
+			// Its record is missing, and named so; or it lies behind the end of the stream.
 		case m.hash != m.Head.Hash:
 			if w != nil && w.seq <= m.Head.Through {
 				continue
@@ -129,6 +136,7 @@ func (s *storeAudit) judge(ctx context.Context, st *stream, a *agentAudit, f *fo
 				"one of them was changed, removed or inserted, and every hash behind it made anew: at record %d the agent signed another hash in its mark of %s%s", m.Head.Through, m.day, a.goodMark())}
 		default:
 			s.report.Marks++
+			a.sign(s, protocol.Position{Epoch: epoch, Seq: m.Head.Through})
 			if w == nil || m.Head.Through < w.seq {
 				a.goods[epoch], a.good = m.Head.Through, protocol.Position{Epoch: epoch, Seq: m.Head.Through}
 			} else if w.kind == wrongChanged && confirmed == "" {
@@ -145,12 +153,8 @@ func (s *storeAudit) judge(ctx context.Context, st *stream, a *agentAudit, f *fo
 	return nil
 }
 
-// cameBeside says that a mark was delivered beside its agent's streams (drain) and applied by a
-// person. What it was signed behind came the same way, and stands in no stream of the agent's:
-// a ledger that was restored never had it there. Whoever moved a mark to hide records would
-// leave the hole in the stream that it was taken from.
-func (s *storeAudit) cameBeside(agent string, m *auditMark) bool {
-	return m.Epoch == asideEpoch(protocol.Origin{Chain: s.chain, Store: s.store, Agent: agent})
+func (m *auditMark) unsigned() *wrong {
+	return &wrong{kind: wrongMark, seq: m.Seq, last: m.Seq, what: fmt.Sprintf("the mark of %s was not signed by its agent: %v", m.day, m.signed)}
 }
 
 func (a *agentAudit) goodMark() string {
@@ -160,45 +164,16 @@ func (a *agentAudit) goodMark() string {
 	return fmt.Sprintf("; the last mark before it that holds is at record %d of epoch %s", a.good.Seq, a.good.Epoch)
 }
 
-// beyond looks at marks whose heads or records no stream has.
-func (s *storeAudit) beyond() {
-	for _, name := range sortedKeys(s.agents) {
-		a := s.agents[name]
-		for _, epoch := range sortedKeys(a.heads) {
-			if a.streams[epoch] != nil {
-				continue
-			}
-			for _, m := range a.heads[epoch] {
-				if m.signed == nil && a.wrong[epoch] == nil && !s.cameBeside(name, m) {
-					a.wrong[epoch] = &wrong{kind: wrongMissing, seq: 1, last: m.Head.Through, what: fmt.Sprintf("the agent signed the mark of %s behind them, and the ledger has nothing of the epoch", m.day)}
-					s.find(name, epoch, *a.wrong[epoch])
-				}
-			}
+// unmet looks for rows of marks without their records.
+func (s *storeAudit) unmet(name string, a *agentAudit) {
+	var lost []*auditMark
+	for _, m := range a.stands {
+		if !m.met && a.wrong[m.Epoch] == nil {
+			lost = append(lost, m)
 		}
-		var lost []*auditMark
-		for _, m := range a.stands {
-			if !m.met && a.wrong[m.Epoch] == nil {
-				lost = append(lost, m)
-			}
-		}
-		slices.SortFunc(lost, func(x, y *auditMark) int { return cmp.Or(cmp.Compare(x.Epoch, y.Epoch), cmp.Compare(x.Seq, y.Seq)) })
-		for _, m := range lost {
-			s.find(name, m.Epoch, wrong{kind: wrongMissing, seq: m.Seq, last: m.Seq, what: fmt.Sprintf("is the agent's mark of %s, of which the table of day marks knows, and its record is not there", m.day)})
-		}
-		s.unsigned(a)
 	}
-}
-
-// unsigned counts the records that no good mark covers.
-func (s *storeAudit) unsigned(a *agentAudit) {
-	covered := a.good.Seq != 0 // by the newest good mark, which is ahead
-	for _, st := range a.order {
-		switch {
-		case covered && st.key.epoch == a.good.Epoch:
-			s.report.Unsigned += int64(st.through - a.good.Seq)
-			covered = false
-		case !covered:
-			s.report.Unsigned += int64(st.through)
-		}
+	slices.SortFunc(lost, func(x, y *auditMark) int { return cmp.Or(cmp.Compare(x.Epoch, y.Epoch), cmp.Compare(x.Seq, y.Seq)) })
+	for _, m := range lost {
+		s.find(name, m.Epoch, wrong{kind: wrongMissing, seq: m.Seq, last: m.Seq, what: fmt.Sprintf("is the agent's mark of %s, of which the table of day marks knows, and its record is not there", m.day)})
 	}
 }

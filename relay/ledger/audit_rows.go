@@ -1,7 +1,6 @@
 package ledger
 
 import (
-	"bytes"
 	"cmp"
 	"context"
 	"fmt"
@@ -14,13 +13,15 @@ import (
 
 // A rowCheck compares what stands beside the records of one stream with the records.
 type rowCheck struct {
-	s  *storeAudit
-	st *stream
-	a  *agentAudit
+	s     *storeAudit
+	st    *stream
+	a     *agentAudit
+	aside bool // the ledger's own
 
 	first    *wrong
 	seal     *protocol.Seal
 	receipts []receipt // not compared yet
+	claims   []claim   // not compared yet
 }
 
 // A receipt is a transaction, and what the other tables should say of it.
@@ -61,15 +62,22 @@ func (c *rowCheck) visit(ctx context.Context, p *entry, hash protocol.Hash) erro
 			c.seal = &seal
 		}
 	}
+	if p.record.Was != nil {
+		c.a.meet(c.st, p, c.aside)
+	}
 	switch p.table {
 	case "quarantined":
 		if p.said.kind != storable(string(p.record.Kind)) || p.said.day != p.record.Day.String() {
 			c.wrong(p, wrongColumns, fmt.Sprintf("its row in quarantine says %s of %s", p.said.kind, p.said.day))
 		}
-		return nil
+		c.claim(p)
+		return c.full(ctx)
 	case "duplicates":
-		return nil
+		c.claim(p)
+		return c.full(ctx)
 	}
+	c.claim(p)
+	c.s.spanned(p.said.day, p.pos)
 	if p.said.store != c.s.store {
 		c.wrong(p, wrongColumns, fmt.Sprintf("its row says that it is of store %s", p.said.store))
 	}
@@ -78,23 +86,31 @@ func (c *rowCheck) visit(ctx context.Context, p *entry, hash protocol.Hash) erro
 	}
 	switch p.record.Kind {
 	case protocol.KindDayMark:
-		return c.mark(ctx, p)
+		if err := c.mark(ctx, p); err != nil {
+			return err
+		}
 	case protocol.KindTransaction:
-		return c.transaction(ctx, p)
+		c.transaction(p)
+	case protocol.KindLoss:
+		if l, err := protocol.DecodeLoss(p.record.Body); err == nil {
+			c.s.losses = append(c.s.losses, toldLoss{c.st.key.agent, l})
+		}
+	default:
+		c.count(p)
 	}
-	c.count(p)
-	return nil
+	return c.full(ctx)
 }
 
 // transaction compares the columns with the receipt, and notes what the other tables should
 // say.
-func (c *rowCheck) transaction(ctx context.Context, p *entry) error {
+func (c *rowCheck) transaction(p *entry) {
 	t, err := readTransaction(p.record.Body)
 	if fault := faultOf(err); fault != "" {
 		c.wrong(p, wrongChanged, "is applied, and cannot be read: "+fault)
-		return nil
+		return
 	}
 	sale := newSale(t)
+	c.s.spanned(sale.key.day, p.pos)
 	if p.said.businessDay != sale.key.day || p.said.types != string(sale.kind) || p.said.number <= 0 || p.said.voided != 0 && p.said.voided != 1 {
 		c.wrong(p, wrongColumns, fmt.Sprintf("the receipt is a %s of %s, and its row says %s %d of %s, voided %d", sale.kind, sale.key.day, p.said.types, p.said.number, p.said.businessDay, p.said.voided))
 	}
@@ -112,10 +128,14 @@ func (c *rowCheck) transaction(ctx context.Context, p *entry) error {
 		c.s.sums.transaction(sale.key, sale.share, n, p.pos)
 		clear(c.s.sums.items) // too many to hold
 	}
-	if len(c.receipts) >= 100 {
-		return c.flush(ctx)
+}
+
+// full compares what was noted when it is much.
+func (c *rowCheck) full(ctx context.Context) error {
+	if len(c.receipts)+len(c.claims) < 100 {
+		return nil
 	}
-	return nil
+	return c.flush(ctx)
 }
 
 // count adds what other records give to the sums of their day.
@@ -136,8 +156,16 @@ func (c *rowCheck) count(p *entry) {
 	}
 }
 
-// flush compares the receipts noted with their business keys and with what was voided.
+// flush compares what was noted with the other tables.
 func (c *rowCheck) flush(ctx context.Context) error {
+	if err := c.settle(ctx); err != nil {
+		return err
+	}
+	return c.keys(ctx)
+}
+
+// keys compares the receipts noted with their business keys and with what was voided.
+func (c *rowCheck) keys(ctx context.Context) error {
 	if len(c.receipts) == 0 {
 		return nil
 	}
@@ -261,66 +289,3 @@ func unionOf[K comparable, V any](a, b map[K]V, compare func(a, b K) int) []K {
 }
 
 func sortedKeys[K cmp.Ordered, V any](m map[K]V) []K { return slices.Sorted(maps.Keys(m)) }
-
-// certificates checks those that were given out, and takes what agents signed in them: it
-// speaks for itself, whatever the other tables say.
-func (s *storeAudit) certificates(ctx context.Context) error {
-	type row struct {
-		day     string
-		version int64
-		state   string
-		digest  []byte
-		body    []byte
-	}
-	last := row{}
-	for {
-		rows, err := ask(ctx, s.q, `SELECT day, version, state, digest, body FROM day_certificates WHERE chain = $1 AND store = $2 AND (day > $3 OR (day = $3 AND version > $4))
-			ORDER BY day, version LIMIT 50`, []any{s.id, s.store, last.day, last.version},
-			func(found scanner, r *row) error { return found.Scan(&r.day, &r.version, &r.state, &r.digest, &r.body) })
-		if err != nil {
-			return fmt.Errorf("certificates: %w", err)
-		}
-		if len(rows) == 0 {
-			return nil
-		}
-		for _, r := range rows {
-			bad := func(format string, args ...any) {
-				s.find("", "", wrong{kind: wrongCertificate, what: fmt.Sprintf("certificate of %s, version %d: %s", r.day, r.version, fmt.Sprintf(format, args...))})
-			}
-			want := int64(1)
-			if r.day == last.day {
-				want = last.version + 1
-			}
-			if r.version != want {
-				bad("%s before it is not there", numbered("version", want, r.version-1))
-			}
-			last = r
-			c, err := ReadDayCertificate(r.body, s.opts.Roots)
-			if err != nil {
-				bad("%v", err)
-				continue
-			}
-			digest, err := c.digest()
-			if err != nil {
-				return err
-			}
-			if c.Chain != s.chain || c.Store != s.store || c.Day.String() != r.day || c.Version != r.version || c.State != r.state || !bytes.Equal(digest, r.digest) {
-				bad("its row says something else than the certificate")
-				continue
-			}
-			s.report.Certificates++
-			for i := range c.Agents {
-				if a := &c.Agents[i]; a.Signed && a.Complete {
-					s.agent(a.Agent).certified(a.Mark, c.Day)
-				}
-			}
-		}
-	}
-}
-
-// certified notes a mark that a certificate carries, if no row does.
-func (a *agentAudit) certified(m *MarkOfDay, day protocol.Day) {
-	if !slices.ContainsFunc(a.heads[m.Head.Epoch], func(known *auditMark) bool { return known.day == day && known.Head == m.Head && known.signed == nil }) {
-		a.expect(&auditMark{heardMark: &heardMark{MarkOfDay: *m, day: day}, met: true})
-	}
-}

@@ -3,8 +3,6 @@ package ledger
 import (
 	"context"
 	"fmt"
-	"slices"
-	"strings"
 
 	"github.com/storelay/storelay/protocol"
 )
@@ -19,12 +17,17 @@ type storeAudit struct {
 	report *AuditReport
 	found  int
 
-	streams []*stream
-	gaps    map[streamKey][]gap
-	alarms  map[string][]Alarm // by agent
-	agents  map[string]*agentAudit
-	sums    sums
-	read    int64 // records, since Progress was told
+	streams  []*stream
+	gaps     map[streamKey][]gap
+	alarms   map[string][]Alarm // by agent
+	raised   bool               // the incarnation was
+	agents   map[string]*agentAudit
+	sums     sums
+	spans    map[string]*span // by day
+	losses   []toldLoss
+	complete []certifiedDay
+	stated   []*DayCertificate // what was counted in those given out
+	read     int64             // records, since Progress was told
 }
 
 // An agentAudit is what is known of an agent as its streams are followed one after the other.
@@ -37,6 +40,12 @@ type agentAudit struct {
 	stands  map[protocol.Position]*auditMark   // marks by where they stand themselves
 	goods   map[protocol.Epoch]uint64          // head of the last mark of an epoch before which nothing is wrong
 	good    protocol.Position                  // of them the newest
+	seals   map[protocol.Epoch]*protocol.Seal  // by the epoch that they begin; nil = none is known
+	signed  map[protocol.Epoch]cover           // what hangs on good marks
+	awaited map[protocol.Epoch]bool            // a mark speaks of more than its stream has
+	again   map[protocol.Position]standing     // what of that came again
+	moved   []standing                         // and what the ledger appended, of which another place is told
+	sealed  map[protocol.Epoch]bool            // by one of the seals looked at
 	firsts  int                                // epochs that say that they are the first
 }
 
@@ -50,7 +59,7 @@ type auditMark struct {
 }
 
 func newStoreAudit(r reader, l *Ledger, chain, store string, opts AuditOptions, report *AuditReport) *storeAudit {
-	return &storeAudit{reader: r, l: l, chain: chain, store: store, opts: opts, report: report, alarms: map[string][]Alarm{}, agents: map[string]*agentAudit{}, sums: newSums()}
+	return &storeAudit{reader: r, l: l, chain: chain, store: store, opts: opts, report: report, alarms: map[string][]Alarm{}, agents: map[string]*agentAudit{}, sums: newSums(), spans: map[string]*span{}}
 }
 
 func (s *storeAudit) find(agent string, epoch protocol.Epoch, w wrong) {
@@ -64,7 +73,9 @@ func (s *storeAudit) agent(name string) *agentAudit {
 	a := s.agents[name]
 	if a == nil {
 		a = &agentAudit{streams: map[protocol.Epoch]*stream{}, wrong: map[protocol.Epoch]*wrong{}, heads: map[protocol.Epoch][]*auditMark{},
-			at: map[protocol.Position][]*auditMark{}, stands: map[protocol.Position]*auditMark{}, goods: map[protocol.Epoch]uint64{}}
+			at: map[protocol.Position][]*auditMark{}, stands: map[protocol.Position]*auditMark{}, goods: map[protocol.Epoch]uint64{},
+			seals: map[protocol.Epoch]*protocol.Seal{}, signed: map[protocol.Epoch]cover{},
+			awaited: map[protocol.Epoch]bool{}, sealed: map[protocol.Epoch]bool{}, again: map[protocol.Position]standing{}}
 		s.agents[name] = a
 	}
 	return a
@@ -85,11 +96,21 @@ func (s *storeAudit) audit(ctx context.Context) error {
 			return err
 		}
 	}
-	s.beyond()
-	if err := s.extra(ctx); err != nil {
+	for _, name := range sortedKeys(s.agents) {
+		if err := s.agents[name].judge(ctx, s, name); err != nil {
+			return err
+		}
+	}
+	if err := s.beside(ctx); err != nil {
 		return err
 	}
 	if err := s.projections(ctx); err != nil {
+		return err
+	}
+	if err := s.spansOfDays(ctx); err != nil {
+		return err
+	}
+	if err := s.asCertified(ctx); err != nil {
 		return err
 	}
 	if s.found > maxFindings {
@@ -118,28 +139,30 @@ func (s *storeAudit) prepare(ctx context.Context) (err error) {
 	if err != nil {
 		return fmt.Errorf("alarms: %w", err)
 	}
+	if err := s.q.QueryRowContext(ctx, "SELECT count(*) > 0 FROM jumps WHERE chain = $1", s.id).Scan(&s.raised); err != nil {
+		return fmt.Errorf("jumps: %w", err)
+	}
 	for _, a := range alarms {
 		s.alarms[a.Agent] = append(s.alarms[a.Agent], a)
 	}
 	if err := s.readMarks(ctx); err != nil {
 		return err
 	}
-	return s.certificates(ctx)
-}
-
-// told says whether an alarm speaks of an epoch: what it names was seen when it came, and is
-// nobody's later doing.
-func (s *storeAudit) told(agent string, epochs ...protocol.Epoch) bool {
-	return slices.ContainsFunc(s.alarms[agent], func(a Alarm) bool {
-		return slices.Contains(bearing, a.Kind) && slices.ContainsFunc(epochs, func(e protocol.Epoch) bool { return strings.Contains(a.Detail, string(e)) })
-	})
+	if err := s.certificates(ctx); err != nil {
+		return err
+	}
+	for _, a := range s.agents {
+		a.await()
+	}
+	return nil
 }
 
 // stream follows one stream from its first record to its last.
 func (s *storeAudit) stream(ctx context.Context, st *stream) error {
 	name, epoch := st.key.agent, st.key.epoch
 	a := s.agent(name)
-	rows := &rowCheck{s: s, st: st, a: a}
+	aside := epoch == asideEpoch(protocol.Origin{Chain: s.chain, Store: s.store, Agent: name})
+	rows := &rowCheck{s: s, st: st, a: a, aside: aside}
 	genesis := protocol.Genesis(s.chain, s.store, name, epoch)
 	f, err := s.follow(ctx, st, protocol.Mark{Epoch: epoch, Hash: genesis}, st.through, s.gaps[st.key], func(p *entry, hash protocol.Hash) error {
 		s.progress(1)
@@ -162,61 +185,14 @@ func (s *storeAudit) stream(ctx context.Context, st *stream) error {
 	if w := rows.first; w != nil {
 		s.find(name, epoch, *w)
 	}
-	if epoch == asideEpoch(protocol.Origin{Chain: s.chain, Store: s.store, Agent: name}) {
+	if aside {
 		return nil // the ledger's own: a seal that stands there sealed another
 	}
+	a.seals[epoch] = rows.seal
 	for _, g := range s.gaps[st.key] {
 		if g.first == 1 && g.moved() {
-			rows.seal = g.seal
+			a.seals[epoch] = g.seal
 		}
-	}
-	return s.seal(ctx, st, a, rows.seal)
-}
-
-// seal looks whether an epoch's first record names the end of the one before, as that one
-// stands.
-func (s *storeAudit) seal(ctx context.Context, st *stream, a *agentAudit, seal *protocol.Seal) error {
-	if seal == nil {
-		return nil // the records say what is wrong with that; or a hole took it
-	}
-	name := st.key.agent
-	wrongSealed := func(epoch protocol.Epoch, w wrong) {
-		if a.wrong[epoch] == nil && !s.told(name, epoch, st.key.epoch) {
-			a.wrong[epoch] = &w
-			s.find(name, epoch, w)
-		}
-	}
-	before := seal.Before
-	if before == nil {
-		if a.firsts++; a.firsts > 1 && !seal.Forked && !s.told(name, st.key.epoch) {
-			s.find(name, st.key.epoch, wrong{kind: wrongSeal, seq: 1, what: "says that it is the agent's first, and it is not; no alarm was raised when it came"})
-		}
-		return nil
-	}
-	p := a.streams[before.Epoch]
-	switch {
-	case p == nil:
-		wrongSealed(before.Epoch, wrong{kind: wrongMissing, seq: 1, last: before.Through, what: fmt.Sprintf("epoch %s goes on from there, and the ledger has nothing of it", st.key.epoch)})
-		return nil
-	case p.through < before.Through:
-		wrongSealed(before.Epoch, wrong{kind: wrongMissing, seq: p.through + 1, last: before.Through, what: fmt.Sprintf("epoch %s goes on behind them, and its stream ends before", st.key.epoch)})
-		return nil
-	case p.through > before.Through:
-		wrongSealed(before.Epoch, wrong{kind: wrongInserted, seq: before.Through + 1, last: p.through, what: fmt.Sprintf("stands behind the end that epoch %s names, and no alarm was raised when it came", st.key.epoch)})
-	}
-	hash, ok, err := s.committed(ctx, p, before.Through, s.gaps[p.key])
-	if err != nil {
-		return err
-	}
-	if ok && hash != before.Hash {
-		w := wrong{kind: wrongChanged, seq: a.goods[before.Epoch] + 1, last: before.Through, what: fmt.Sprintf("one of them was changed, and the hashes behind it made anew: epoch %s names another hash at the end", st.key.epoch)}
-		if w.pos, err = s.posOf(ctx, p, w.seq); err != nil {
-			return err
-		}
-		wrongSealed(before.Epoch, w)
-	}
-	if p.sealed < 0 && !seal.Forked && !s.told(name, before.Epoch, st.key.epoch) {
-		s.find(name, before.Epoch, wrong{kind: wrongColumns, seq: p.through, what: fmt.Sprintf("its stream's row says that it is open, and epoch %s seals it", st.key.epoch)})
 	}
 	return nil
 }

@@ -195,7 +195,7 @@ func TestBEY10AnUntouchedLedgerHasNothingToFind(t *testing.T) {
 		for _, f := range report.Findings {
 			t.Errorf("found: %s", f)
 		}
-		if report.Records != 24 || report.Streams != 3 || report.Marks != 4 || report.Certificates != 1 || report.Holes != 1 || report.Unsigned != 3 {
+		if report.Records != 24 || report.Streams != 3 || report.Marks != 4 || report.Certificates != 1 || report.Holes != 1 || report.Unsigned != 6 {
 			t.Errorf("report %+v", report)
 		}
 	})
@@ -236,16 +236,21 @@ func (h *house) swap(a, b int) {
 // there.
 func (h *house) forge(epoch int, after uint64, upTo ...int64) protocol.Mark {
 	h.t.Helper()
+	return h.forgeEpoch(epochOf(epoch), after, upTo...)
+}
+
+func (h *house) forgeEpoch(epoch protocol.Epoch, after uint64, upTo ...int64) protocol.Mark {
+	h.t.Helper()
 	db := database(h.t, h.url)
 	defer db.Close()
 	var stream, through int64
-	if err := db.QueryRow("SELECT id, through FROM streams WHERE agent = 'pc' AND epoch = $1", string(epochOf(epoch))).Scan(&stream, &through); err != nil {
+	if err := db.QueryRow("SELECT id, through FROM streams WHERE agent = 'pc' AND epoch = $1", string(epoch)).Scan(&stream, &through); err != nil {
 		h.t.Fatal(err)
 	}
 	if upTo != nil {
 		through = upTo[0]
 	}
-	hash := protocol.Genesis(chain, "0001", "pc", epochOf(epoch))
+	hash := protocol.Genesis(chain, "0001", "pc", epoch)
 	for seq := int64(1); seq <= through; seq++ {
 		table, key := "records", []any{stream, seq}
 		r := protocol.Record{Seq: uint64(seq)}
@@ -293,7 +298,7 @@ func (h *house) forge(epoch int, after uint64, upTo ...int64) protocol.Mark {
 	if _, err := db.Exec("UPDATE streams SET hash = $2 WHERE id = $1", stream, hash[:]); err != nil {
 		h.t.Fatal(err)
 	}
-	return protocol.Mark{Epoch: epochOf(epoch), Through: uint64(through), Hash: hash}
+	return protocol.Mark{Epoch: epoch, Through: uint64(through), Hash: hash}
 }
 
 // What nothing signed speaks of can be taken away without a trace by somebody who makes all
@@ -310,24 +315,38 @@ func TestBEY10TheAuditSaysWhatNoMarkCovers(t *testing.T) {
 	h.sql(`UPDATE kpis SET customers = customers - 1, sales_transactions = sales_transactions - 1, units_sold = units_sold - 1, gross_sales = gross_sales - 10500,
 		discounts = discounts - 500, turnover_incl = turnover_incl - 10000, turnover_ex = turnover_ex - 8000 WHERE store = '0001' AND currency = 'SEK'`)
 	h.sql("UPDATE tender_days SET count = count - 1, amount = amount - 10000 WHERE store = '0001'")
+	h.sql("UPDATE day_spans SET last_pos = 20 WHERE store = '0001' AND day = '2026-03-02'")
 	after := h.audit()
 	if len(after.Findings) != 0 || before.Unsigned != after.Unsigned+1 {
 		t.Errorf("%d unsigned before, %d after, and found %v", before.Unsigned, after.Unsigned, after.Findings)
 	}
 }
 
-// A cell is one stored value of a record.
+// A cell is one stored value of a record, or of a row beside it.
 type cell struct{ table, key, column, kind string }
 
 func (h *house) cells() (all []cell) {
 	for table, columns := range map[string]map[string]string{
 		"records": {"pos": "number", "stream": "number", "seq": "number", "mono": "number", "number": "number", "voided": "number", "store": "text", "kind": "text",
 			"at": "text", "day": "text", "business_day": "text", "type": "text", "hash": "bytes", "body": "bytes", "was": "bytes"},
-		"duplicates":  {"stream": "number", "seq": "number", "hash": "bytes", "record": "bytes"},
-		"quarantined": {"stream": "number", "seq": "number", "store": "text", "agent": "text", "epoch": "text", "kind": "text", "day": "text", "hash": "bytes", "record": "bytes"},
+		"duplicates":    {"stream": "number", "seq": "number", "hash": "bytes", "record": "bytes"},
+		"quarantined":   {"stream": "number", "seq": "number", "store": "text", "agent": "text", "epoch": "text", "kind": "text", "day": "text", "hash": "bytes", "record": "bytes"},
+		"business_keys": {"business_day": "text", "workstation": "text", "sequence": "number", "pos": "number"},
+		"voids":         {"business_day": "text", "workstation": "text", "sequence": "number", "pos": "number"},
+		"resent":        {"store": "text", "agent": "text", "epoch": "text", "seq": "number", "sha256": "bytes"},
+		"holes":         {"store": "text", "agent": "text", "epoch": "text", "first_seq": "number", "last_seq": "number", "hash": "bytes"},
+		"day_marks": {"store": "text", "day": "text", "agent": "text", "epoch": "text", "seq": "number", "head_epoch": "text", "head_seq": "number", "head_hash": "bytes",
+			"certificate": "bytes", "signature": "bytes"},
+		"day_spans":        {"store": "text", "day": "text", "first_pos": "number", "last_pos": "number"},
+		"day_certificates": {"store": "text", "day": "text", "version": "number", "state": "text", "digest": "bytes", "body": "bytes"},
+		"streams":          {"id": "number", "store": "text", "agent": "text", "epoch": "text", "through": "number", "hash": "bytes"},
+		"numbers":          {"store": "text", "type": "text", "last": "number"},
+		"kpis":             {"store": "text", "day": "text", "currency": "text", "turnover_incl": "number", "customers": "number", "passages_in": "number"},
+		"tender_days":      {"store": "text", "day": "text", "currency": "text", "type": "text", "count": "number", "amount": "number"},
+		"chains":           {"head": "number"},
 	} {
 		for column, kind := range columns {
-			for _, key := range selected(h.t, h.url, "SELECT rowid FROM "+table+" WHERE "+column+" IS NOT NULL") {
+			for _, key := range selected(h.t, h.url, "SELECT rowid FROM "+table+" WHERE length("+column+") > 0") {
 				all = append(all, cell{table, key, column, kind})
 			}
 		}
@@ -337,7 +356,7 @@ func (h *house) cells() (all []cell) {
 }
 
 // TestBEY10AnySingleChangeOfARecordIsFound changes one byte, or one number, of any stored value
-// of any record, in whichever table it stands. (When it was received, the key of its personal
+// of any record, in whichever table it stands, and of what stands beside them. (When it was received, the key of its personal
 // fields, and why it was not applied are beside the record: nobody signed them.)
 func TestBEY10AnySingleChangeOfARecordIsFound(t *testing.T) {
 	h := openHouse(t, sqliteURL(t))

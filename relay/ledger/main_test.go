@@ -79,7 +79,7 @@ func auditUntouched(t testing.TB, l *ledger.Ledger, url string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	all := ledger.AuditOptions{Recount: true, Roots: authority.Roots()}
+	all := ledger.AuditOptions{TrustAlarms: true, Recount: true, Roots: authority.Roots()}
 	found, err := findings(l, all)
 	if err != nil { // a test may have cut the connections
 		found, err = findings(l, all)

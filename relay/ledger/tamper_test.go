@@ -13,6 +13,9 @@ import (
 
 const (
 	e1 = "chain demo, store 0001, agent pc, epoch 00000000000000000000000000000001, "
+	// What was counted when a day was certified.
+	certified = "chain demo, store 0001: certificate: certificate of 2026-03-02, version 1: up to position 14 the ledger had 1 records of kind "
+
 	e2 = "chain demo, store 0001, agent pc, epoch 00000000000000000000000000000002, "
 )
 
@@ -73,12 +76,13 @@ func TestBEY10EachTamperingIsNamed(t *testing.T) {
 			h.sql("UPDATE records SET seq = 13 WHERE pos = 15")
 		}, []string{e1 + "record 12, position 16: swapped: stands where record 13 belongs, and that one here"}},
 
-		"a record removed":       {func(h *house) { h.sql("DELETE FROM records WHERE pos = 12") }, []string{e1 + "record 9: missing: stands in no table", "chain demo, store 0001: projection: 2026-03-02: drawer_opens", "chain demo, position 12: position: the chain has no record at position 12"}},
-		"two records removed":    {func(h *house) { h.sql("DELETE FROM records WHERE pos IN (11, 12)") }, []string{e1 + "records 8 to 9: missing", "chain demo, store 0001: projection: 2026-03-02: drawer_opens", "chain demo, position 11: position: the chain has no record at positions 11 to 12"}},
+		"a record removed":       {func(h *house) { h.sql("DELETE FROM records WHERE pos = 12") }, []string{e1 + "record 9: missing: stands in no table", "chain demo, store 0001: projection: 2026-03-02: drawer_opens", certified + "drawerEvent of the day, and has 0", "chain demo, position 12: position: the chain has no record at position 12"}},
+		"two records removed":    {func(h *house) { h.sql("DELETE FROM records WHERE pos IN (11, 12)") }, []string{e1 + "records 8 to 9: missing", "chain demo, store 0001: projection: 2026-03-02: drawer_opens", certified + "drawerEvent of the day, and has 0", certified + "footfallCount of the day, and has 0", "chain demo, position 11: position: the chain has no record at positions 11 to 12"}},
 		"a duplicate removed":    {func(h *house) { h.sql("DELETE FROM duplicates WHERE seq = 7") }, []string{e1 + "record 7: missing"}},
 		"a quarantined one gone": {func(h *house) { h.sql("DELETE FROM quarantined WHERE seq = 10") }, []string{e1 + "record 10: missing"}},
 		"the tail removed": {func(h *house) { h.sql("DELETE FROM records WHERE pos = 22") }, []string{
-			e2 + "record 7: missing", "chain demo, store 0001: projection", "chain demo, store 0001: projection", "chain demo, position 22: position: the chain's last position is 22, and its last record stands at 21",
+			e2 + "record 7: missing", "chain demo, store 0001: projection", "chain demo, store 0001: projection",
+			"chain demo, store 0001: columns: 2026-03-02: its records are looked for at positions 1 to 22, and they stand at 1 to 20", "chain demo, position 22: position: the chain's last position is 22, and its last record stands at 21",
 			"chain demo, store 0001: position: the last sale number", "chain demo, store 0001, position 22: columns: a receipt's business key without its record", "chain demo: columns: there are"}},
 		"the tail of an epoch removed, and its stream's row made to fit": {func(h *house) {
 			h.sql("DELETE FROM records WHERE pos IN (15, 16, 17)")
@@ -86,7 +90,7 @@ func TestBEY10EachTamperingIsNamed(t *testing.T) {
 			h.sql("DELETE FROM day_marks WHERE seq = 14")
 			h.sql("UPDATE streams SET through = 11, hash = (SELECT hash FROM records WHERE pos = 13) WHERE epoch = $1", string(epochOf(1)))
 		}, []string{e1 + "records 12 to 14: missing: epoch 00000000000000000000000000000002 goes on behind them, and its stream ends before", "chain demo, store 0001: projection", "chain demo, store 0001: projection",
-			"chain demo, position 15: position: the chain has no record at positions 15 to 17", "chain demo, store 0001, position 19: position: no record has the sale numbers 5 to 6, and the one behind stands here"}},
+			"chain demo, store 0001: columns: 2026-03-03: its records are looked for at positions 17 to 17, and they stand at 0 to 0", "chain demo, position 15: position: the chain has no record at positions 15 to 17", "chain demo, store 0001, position 19: position: no record has the sale numbers 5 to 6, and the one behind stands here"}},
 		"the tail under a mark removed, and its stream's row made to fit": {func(h *house) {
 			h.sql("DELETE FROM records WHERE pos IN (20, 21, 22)")
 			h.sql("UPDATE streams SET through = 4, hash = (SELECT hash FROM holes) WHERE epoch = $1", string(epochOf(2)))
@@ -185,7 +189,7 @@ func TestBEY10EachTamperingIsNamed(t *testing.T) {
 		"a business key gone":    {func(h *house) { h.sql("DELETE FROM business_keys WHERE pos = 16") }, []string{e1 + "record 13, position 16: columns: transaction 0001/1/2026-03-02/6 has no business key"}},
 		"the kind in quarantine": {func(h *house) { h.sql("UPDATE quarantined SET kind = 'x'") }, []string{e1 + "record 10: columns: its row in quarantine says x"}},
 
-		"a position moved": {func(h *house) { h.sql("UPDATE records SET pos = 99 WHERE pos = 12") }, []string{"chain demo, position 12: position: the chain has no record at position 12"}},
+		"a position moved": {func(h *house) { h.sql("UPDATE records SET pos = 99 WHERE pos = 12") }, []string{"chain demo, store 0001: columns: 2026-03-02: its records are looked for at positions 1 to 22, and they stand at 1 to 99", certified + "drawerEvent of the day, and has 0", "chain demo, position 12: position: the chain has no record at position 12"}},
 		"a number moved":   {func(h *house) { h.sql("UPDATE records SET number = 50 WHERE pos = 16") }, []string{"chain demo, store 0001, position 19: position: no record has the sale number 6, and the one behind stands here"}},
 		"two numbers swapped": {func(h *house) {
 			h.sql("UPDATE records SET number = 1000 WHERE pos = 15")
@@ -195,7 +199,7 @@ func TestBEY10EachTamperingIsNamed(t *testing.T) {
 		"a jump made up": {func(h *house) {
 			h.sql("INSERT INTO jumps (chain, incarnation, head_before, head_after, at) VALUES (1, 2, 11, 12, 0)")
 			h.sql("DELETE FROM records WHERE pos = 12")
-		}, []string{e1 + "record 9: missing", "chain demo, store 0001: projection", "chain demo, position 12: position: a jump from 11 to 12 is none that a raise to incarnation 2 makes"}},
+		}, []string{e1 + "record 9: missing", "chain demo, store 0001: projection", certified + "drawerEvent of the day, and has 0", "chain demo, position 12: position: a jump from 11 to 12 is none that a raise to incarnation 2 makes"}},
 		"a record of no stream": {func(h *house) {
 			h.sql("INSERT INTO records (chain, pos, stream, seq, store, kind, at, mono, day, received, hash, body) SELECT chain, 23, 77, 1, store, kind, at, mono, day, received, hash, body FROM records WHERE pos = 12")
 			h.sql("UPDATE chains SET head = 23")
