@@ -65,6 +65,7 @@ type Agent struct {
 	tls      *tls.Config
 	signer   *signer
 	clock    *clock
+	days     dayBook
 	aside    []string // folders of former agents' journals
 	journal  *journal.Journal
 	sender   *link.Sender

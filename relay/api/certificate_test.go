@@ -101,8 +101,8 @@ func TestBEY01AnOpenDayIsNotKept(t *testing.T) {
 			t.Errorf("while the day is open: %+v", c)
 		}
 	}
-	s.mark(saturday)
 	s.clock.set(time.Date(2026, 11, 22, 3, 0, 0, 0, time.UTC))
+	s.mark(saturday)
 	if c := s.certificate(certificatePath); c.Version != 1 || c.State != ledger.DayComplete {
 		t.Errorf("when it has ended: %+v", c)
 	}

@@ -119,11 +119,23 @@ func (s *shop) mark(day protocol.Day) {
 
 func (s *shop) markHead(day protocol.Day, head protocol.Mark) {
 	s.b.t.Helper()
+	s.send(protocol.KindDayMark, day, string(s.signed(day, head)))
+}
+
+// markAt marks a day at a time of the PC's clock.
+func (s *shop) markAt(day protocol.Day, at string) {
+	s.b.t.Helper()
+	body := s.signed(day, protocol.Mark{Epoch: s.epoch, Through: s.seq, Hash: s.prev})
+	s.sendRecord(protocol.Record{Kind: protocol.KindDayMark, At: at, Day: day, Body: body})
+}
+
+func (s *shop) signed(day protocol.Day, head protocol.Mark) []byte {
+	s.b.t.Helper()
 	m, err := protocol.SignDayMark(s.origin, day, head, s.identity.Certificate[0], s.identity.PrivateKey.(crypto.Signer))
 	s.must(err, s.b.t)
 	body, err := json.Marshal(m)
 	s.must(err, s.b.t)
-	s.send(protocol.KindDayMark, day, string(body))
+	return body
 }
 
 func (s *shop) sendRecord(r protocol.Record) {
