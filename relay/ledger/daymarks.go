@@ -106,7 +106,11 @@ func (d *dayCheck) marksOf(ctx context.Context, agent string) (mark *heardMark, 
 		return nil, none, nil
 	}
 	mark = found[0]
-	if i := slices.IndexFunc(found, func(m *heardMark) bool { return m.day != d.day && m.pos < mark.pos }); i > 0 {
+	// A mark that its agent did not sign bounds nothing.
+	origin := protocol.Origin{Chain: d.chain, Store: d.store, Agent: agent}
+	if i := slices.IndexFunc(found, func(m *heardMark) bool {
+		return m.day != d.day && m.pos < mark.pos && m.check(origin, m.day, d.roots) == nil
+	}); i > 0 {
 		mark.before = found[i]
 	}
 	return mark, "", nil

@@ -1,0 +1,5 @@
+-- +goose Up
+-- What certificates of completeness look up.
+
+-- Records that were appended again: few.
+CREATE INDEX records_was ON records (chain, stream) WHERE was IS NOT NULL;
