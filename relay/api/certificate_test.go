@@ -17,6 +17,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/storelay/storelay/protocol"
 	"github.com/storelay/storelay/relay/ca"
 	"github.com/storelay/storelay/relay/ledger"
 )
@@ -179,6 +180,65 @@ func TestBEY01TheRosterDecidesWhoIsExpected(t *testing.T) {
 	late := get[struct{ Items []expected }](s.b, "admin", path+"?day=2026-12-25").Items
 	if slices.ContainsFunc(late, func(e expected) bool { return e.Kind == "workstation" && e.ID == "2" }) {
 		t.Errorf("35 days later: %+v", late)
+	}
+}
+
+// TestBEY01ARegisteredPCIsExpected is a second PC that cannot deliver on its first day, with a
+// till that nobody has heard of.
+func TestBEY01ARegisteredPCIsExpected(t *testing.T) {
+	s := newShop(t)
+	s.clock.set(time.Date(2026, 11, 21, 10, 0, 0, 0, time.UTC))
+	s.must(s.b.ledger.RegisterAgent(t.Context(), protocol.Origin{Chain: chain, Store: "0001", Agent: "pc-2"}), t)
+	s.clock.set(time.Date(2026, 11, 22, 12, 0, 0, 0, time.UTC))
+	s.trade(saturday)
+	s.mark(saturday)
+	missed := func() bool {
+		return slices.ContainsFunc(s.certificate(certificatePath).Reasons, func(r ledger.Reason) bool { return r.Kind == ledger.ReasonDayMark && r.Who == "pc-2" })
+	}
+	if !missed() {
+		t.Error("nobody misses the mark of pc-2")
+	}
+	if c := s.certificate("/v1/stores/0001/days/2026-11-20/certificate"); c.State != ledger.DayComplete {
+		t.Errorf("the day before it was registered is %s: %v", c.State, c.Reasons)
+	}
+	second := s.second("pc-2")
+	if !missed() {
+		t.Error("with its seal nobody misses the mark of pc-2")
+	}
+	second.numbers["7"] = 0
+	second.sellAt("7", saturday)
+	if !missed() {
+		t.Error("with a sale nobody misses the mark of pc-2")
+	}
+	second.mark(saturday)
+	if c := s.certificate(certificatePath); c.State != ledger.DayComplete {
+		t.Errorf("when pc-2 has delivered the day is %s: %v", c.State, c.Reasons)
+	}
+	// One that is given up before it began.
+	s.must(s.b.ledger.RegisterAgent(t.Context(), protocol.Origin{Chain: chain, Store: "0001", Agent: "pc-3"}), t)
+	const sunday = "/v1/stores/0001/roster?day=2026-11-22"
+	want := expected{"agent", "pc-3", true, "registered", "2026-11-22", ""}
+	if rows := get[struct{ Items []expected }](s.b, "admin", sunday).Items; !slices.Contains(rows, want) {
+		t.Errorf("roster %+v, want %+v", rows, want)
+	}
+	s.must(s.b.ledger.SetAgentState(t.Context(), protocol.Origin{Chain: chain, Store: "0001", Agent: "pc-3"}, ledger.AgentRevoked), t)
+	if rows := get[struct{ Items []expected }](s.b, "admin", sunday).Items; slices.ContainsFunc(rows, func(e expected) bool { return e.ID == "pc-3" }) {
+		t.Errorf("roster %+v, want no revoked pc-3", rows)
+	}
+}
+
+// TestBEY01ANewPCIsNotExpectedBefore: the seal of an agent has no day.
+func TestBEY01ANewPCIsNotExpectedBefore(t *testing.T) {
+	s := newShop(t)
+	s.trade(saturday)
+	s.mark(saturday)
+	s.clock.set(time.Date(2026, 11, 23, 12, 0, 0, 0, time.UTC))
+	s.must(s.b.ledger.RegisterAgent(t.Context(), protocol.Origin{Chain: chain, Store: "0001", Agent: "pc-2"}), t)
+	second := s.second("pc-2")
+	second.numbers["7"] = 0
+	second.sellAt("7", saturday.AddDays(2))
+	if c := s.certificate(certificatePath); c.State != ledger.DayComplete {
+		t.Errorf("before pc-2 came the day is %s: %v", c.State, c.Reasons)
 	}
 }
 

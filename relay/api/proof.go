@@ -57,8 +57,8 @@ type expected struct {
 	Kind     string `json:"kind" enum:"agent,workstation,counter"`
 	ID       string `json:"id"`
 	Expected bool   `json:"expected"`
-	Why      string `json:"why" enum:"seen,headOffice,gone" doc:"Seen by the relay, said by head office, or retired or revoked since"`
-	FirstDay string `json:"firstDay,omitempty" format:"date" doc:"Of head office's entry, or when it was first seen"`
+	Why      string `json:"why" enum:"seen,registered,headOffice,gone" doc:"Seen by the relay, registered and not heard of yet, said by head office, or retired or revoked since"`
+	FirstDay string `json:"firstDay,omitempty" format:"date" doc:"Of head office's entry, when an agent was registered or its first record's, or when it was first seen"`
 	LastDay  string `json:"lastDay,omitempty" format:"date" doc:"Of head office's entry, or when it was last seen"`
 }
 

@@ -69,6 +69,18 @@ func newShop(t *testing.T) *shop {
 	return s
 }
 
+// second begins the stream of another agent of the shop, with a seal as agents write it.
+func (s *shop) second(name string) *shop {
+	s.b.t.Helper()
+	o := protocol.Origin{Chain: chain, Store: "0001", Agent: name}
+	a := &agent{b: s.b, origin: o, epoch: protocol.Epoch(fmt.Sprintf("%032x", []byte(name)))}
+	a.prev = protocol.Genesis(chain, o.Store, o.Agent, a.epoch)
+	second := &shop{agent: a, numbers: map[string]int64{}, clock: s.clock}
+	second.enrol(o)
+	second.sendRecord(protocol.Record{Kind: protocol.KindSeal, At: "2026-11-21T12:00:00+01:00", Body: []byte(`{"bootId":"b","before":null}`)})
+	return second
+}
+
 func (s *shop) must(err error, t testing.TB) {
 	t.Helper()
 	if err != nil {

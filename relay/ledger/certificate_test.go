@@ -100,3 +100,16 @@ func TestAHoleIsFilledByRecordsAlone(t *testing.T) {
 		h.wants(day, ledger.DayIncomplete, lost)
 	})
 }
+
+// TestAnUnreadableRecordFillsNoHole: it may have been of the day, and comes a day late.
+func TestAnUnreadableRecordFillsNoHole(t *testing.T) {
+	both(t, func(t *testing.T, url string) {
+		h := openStore(t, url)
+		pc := h.agent("0001", "pc", 1)
+		acked(t, h.Ledger, pc.agent, pc.begin())
+		pc.sell(1, 2)
+		pc.skip(1, []byte("{nonsense"))
+		pc.end(day)
+		h.wants(day, ledger.DayIncomplete, "record 4 of epoch "+string(epochOf(1))+" was lost at the agent")
+	})
+}
