@@ -160,3 +160,58 @@ func TestAuditEndsWithAnErrorWhenItFindsSomething(t *testing.T) {
 		}
 	}
 }
+
+func TestSettleAndVerifyShowWhatHeadOfficeKnows(t *testing.T) {
+	config, authority, file := setUp(t)
+	on := []string{"-config", config, "-chain", "demo", "-store", "0001", "-day", "2026-03-02"}
+	settle := func(verb string, more ...string) (string, error) {
+		return output(t, append(append([]string{"settle", verb}, on...), more...)...)
+	}
+	list, err := settle("list")
+	id, what, _ := strings.Cut(strings.TrimSpace(list), "  ")
+	if err != nil || strings.Contains(what, "\n") || !strings.Contains(what, "agent pc-1: no mark") {
+		t.Fatalf("list %q, %v; want one reason", list, err)
+	}
+	for _, wrong := range [][]string{{"-reason", "x", "-by", "Berit", "-why", "x"}, {"-reason", id, "-by", "Berit"}, {"-reason", id, "-why", "x"}} {
+		if _, err := settle("add", wrong...); err == nil {
+			t.Errorf("settle add %q is taken", wrong)
+		}
+	}
+	if _, err := settle("add", "-reason", id, "-by", "Berit", "-why", "the PC was stolen"); err != nil {
+		t.Fatal(err)
+	}
+	if list, err = settle("list"); err != nil || !strings.Contains(list, "settled by Berit on ") || !strings.Contains(list, "(command line): the PC was stolen") {
+		t.Errorf("list %q, %v", list, err)
+	}
+	c, err := ca.Load(filepath.Dir(authority))
+	if err != nil {
+		t.Fatal(err)
+	}
+	led, err := ledger.Open(t.Context(), "sqlite:"+filepath.Join(filepath.Dir(config), "data", "relay.db"), ledger.Options{CA: c})
+	if err != nil {
+		t.Fatal(err)
+	}
+	text, err := led.DayCertificate(t.Context(), "demo", "0001", protocol.Day{Year: 2026, Month: 3, Date: 2}, 0)
+	if err := errors.Join(err, led.Close(), os.WriteFile(file, text, 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	said, err := output(t, "verify", "-ca", authority, file)
+	for _, want := range []string{"business day 2026-03-02: SETTLED", "It is NOT PROVEN to be complete", "  - " + what, "    settled by Berit on ", ": the PC was stolen"} {
+		if err != nil || !strings.Contains(said, want) {
+			t.Errorf("verify says %q, %v; want %q", said, err, want)
+		}
+	}
+	// Nobody makes more of it by hand.
+	if err := os.WriteFile(file, bytes.Replace(text, []byte(`"state":"settled"`), []byte(`"state":"complete"`), 1), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if said, err := output(t, "verify", "-ca", authority, file); err == nil || strings.Contains(said, "2026-03-02") {
+		t.Errorf("a settled day made complete: %q, %v", said, err)
+	}
+	if _, err := settle("delete", "-reason", id); err != nil {
+		t.Fatal(err)
+	}
+	if list, err = settle("list"); err != nil || strings.Contains(list, "settled") {
+		t.Errorf("after it was taken back: %q, %v", list, err)
+	}
+}

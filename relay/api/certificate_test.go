@@ -10,6 +10,7 @@ import (
 	"errors"
 	"io"
 	"net/http"
+	"net/url"
 	"reflect"
 	"slices"
 	"strings"
@@ -239,6 +240,45 @@ func TestBEY01ANewPCIsNotExpectedBefore(t *testing.T) {
 	second.sellAt("7", saturday.AddDays(2))
 	if c := s.certificate(certificatePath); c.State != ledger.DayComplete {
 		t.Errorf("before pc-2 came the day is %s: %v", c.State, c.Reasons)
+	}
+}
+
+func TestBEY01HeadOfficeSettlesAReason(t *testing.T) {
+	s := newShop(t)
+	s.trade(saturday)
+	s.numbers["2"] += 3
+	s.sellAt("2", saturday)
+	s.mark(saturday)
+	reason := s.certificate(certificatePath).Reasons[0]
+	const path = "/v1/stores/0001/days/2026-11-21/settlements"
+	body := map[string]string{"kind": reason.Kind, "who": reason.Who, "what": reason.What, "by": "Berit", "why": "the till was replaced"}
+	s.b.token("auditor", nil, ScopeCertificates)
+	s.b.token("office", nil, ScopeSettle)
+	s.b.token("other", []string{"0002"}, ScopeSettle)
+	s.b.wantProblem(s.b.do("auditor", "PUT", path, body), http.StatusForbidden, ScopeSettle)
+	s.b.wantProblem(s.b.do("other", "PUT", path, body), http.StatusForbidden, "0001")
+	query := "?kind=workstation&who=2&what=" + url.QueryEscape(reason.What)
+	s.b.wantProblem(s.b.do("other", "DELETE", path+query, nil), http.StatusForbidden, "0001")
+	s.b.wantProblem(s.b.do("office", "PUT", path, map[string]string{"kind": reason.Kind, "who": reason.Who, "what": reason.What, "by": "Berit", "why": ""}), http.StatusUnprocessableEntity)
+	s.b.wantProblem(s.b.do("office", "PUT", path, map[string]string{"kind": reason.Kind, "who": "1", "what": reason.What, "by": "Berit", "why": "x"}), http.StatusNotFound)
+	if resp := s.b.do("office", "PUT", path, body); resp.StatusCode != http.StatusOK {
+		t.Fatalf("settle: %d", resp.StatusCode)
+	}
+	s.b.wantProblem(s.b.do("office", "PUT", path, body), http.StatusConflict, "settled")
+	c := s.certificate(certificatePath)
+	if c.State != ledger.DaySettled || len(c.Reasons) != 1 || c.Reasons[0].Settled == nil || c.Reasons[0].Settled.Through != "token office" || c.Reasons[0].Settled.By != "Berit" {
+		t.Errorf("the day is %s: %+v", c.State, c.Reasons)
+	}
+	if want := []string{"the day was incomplete and is settled", "settled by Berit: " + reason.What}; !slices.Equal(c.Restates.Changes, want) {
+		t.Errorf("changes %q, want %q", c.Restates.Changes, want)
+	}
+	if resp := s.b.do("office", "DELETE", path+query, nil); resp.StatusCode != http.StatusOK {
+		t.Fatalf("take it back: %d", resp.StatusCode)
+	}
+	s.b.wantProblem(s.b.do("office", "DELETE", path+query, nil), http.StatusNotFound)
+	c = s.certificate(certificatePath)
+	if want := []string{"the day was settled and is incomplete", "no longer settled: " + reason.What}; c.State != ledger.DayIncomplete || !slices.Equal(c.Restates.Changes, want) {
+		t.Errorf("the day is %s: %q, want %q", c.State, c.Restates.Changes, want)
 	}
 }
 

@@ -1,6 +1,7 @@
 package ledger_test
 
 import (
+	"errors"
 	"strings"
 	"testing"
 
@@ -112,4 +113,161 @@ func TestAnUnreadableRecordFillsNoHole(t *testing.T) {
 		pc.end(day)
 		h.wants(day, ledger.DayIncomplete, "record 4 of epoch "+string(epochOf(1))+" was lost at the agent")
 	})
+}
+
+func TestNumbersThatBeginAgainBehindTheirHighestAreNoHole(t *testing.T) {
+	next := day.AddDays(1)
+	for name, tt := range map[string]struct {
+		before, today, behind []int64
+		reasons               []string
+		first, last           int64
+	}{
+		"9999 and 1 again":               {[]int64{9996, 9997}, []int64{9998, 9999, 1, 2}, []int64{3}, nil, 9998, 2},
+		"on the first day":               {nil, []int64{9998, 9999, 1, 2}, nil, nil, 9998, 2},
+		"in disorder within the runs":    {[]int64{99996}, []int64{99998, 99997, 99999, 2, 1}, []int64{3}, nil, 99997, 2},
+		"a number missing before":        {[]int64{9996}, []int64{9998, 9999, 1, 2}, []int64{3}, []string{"till 1: number 9997 is missing between"}, 9998, 2},
+		"a number missing behind":        {[]int64{9997}, []int64{9998, 9999, 1, 2}, []int64{4}, []string{"till 1: number 3 is missing between"}, 9998, 2},
+		"a number missing in each run":   {[]int64{9996}, []int64{9997, 9999, 1, 3}, []int64{4}, []string{"till 1: number 2 is missing", "till 1: number 9998 is missing"}, 9997, 3},
+		"the other way about":            {nil, []int64{1, 2, 9998, 9999}, nil, []string{"till 1: numbers 3 to 9997 are missing"}, 1, 9999},
+		"set back before its highest":    {[]int64{5000}, []int64{5001, 1, 2}, nil, []string{"till 1: numbers 3 to 5000 are missing"}, 1, 5001},
+		"the highest one is not there":   {nil, []int64{9998, 1, 2}, nil, []string{"till 1: numbers 3 to 9997 are missing"}, 1, 9998},
+		"the first one is not there":     {[]int64{9997}, []int64{9998, 9999, 2}, nil, []string{"till 1: numbers 3 to 9997 are missing", "till 1: number 1 is missing"}, 2, 9999},
+		"a second pass over the highest": {nil, []int64{9998, 9999, 5, 6, 1, 2}, nil, []string{"till 1: numbers 3 to 4 are missing", "till 1: numbers 7 to 9997 are missing"}, 1, 9999},
+	} {
+		t.Run(name, func(t *testing.T) {
+			h := openStore(t, sqliteURL(t))
+			pc := h.agent("0001", "pc", 1)
+			acked(t, h.Ledger, pc.agent, pc.begin())
+			sell := func(day protocol.Day, numbers []int64) {
+				for _, n := range numbers {
+					x := sale("0001", n)
+					x.BusinessDay = day
+					pc.send(transaction(t, x))
+				}
+			}
+			sell(day.AddDays(-1), tt.before)
+			sell(day, tt.today)
+			pc.end(day)
+			sell(next, tt.behind)
+			state := ledger.DayComplete
+			if tt.reasons != nil {
+				state = ledger.DayIncomplete
+			}
+			h.wants(day, state, tt.reasons...)
+			till := h.certificate(day).Tills[0]
+			if till.First != tt.first || till.Last != tt.last || till.Wrapped != (tt.last < tt.first) {
+				t.Errorf("till %+v, want numbers %d to %d", till, tt.first, tt.last)
+			}
+			if tt.behind != nil && tt.reasons == nil { // and the days around know it
+				pc.end(next)
+				h.wants(next, ledger.DayComplete)
+			}
+		})
+	}
+}
+
+// TestASilentDayBetweenTheHighestNumberAndTheFirst proves itself.
+func TestASilentDayBetweenTheHighestNumberAndTheFirst(t *testing.T) {
+	h := openStore(t, sqliteURL(t))
+	pc := h.agent("0001", "pc", 1)
+	acked(t, h.Ledger, pc.agent, pc.begin())
+	for _, s := range []struct {
+		on int
+		n  int64
+	}{{-2, 9997}, {-1, 9998}, {-1, 9999}, {1, 1}, {2, 2}} {
+		x := sale("0001", s.n)
+		x.BusinessDay = day.AddDays(s.on)
+		pc.send(transaction(t, x))
+	}
+	pc.end(day)
+	h.wants(day, ledger.DayComplete)
+}
+
+func TestHeadOfficeSettlesWhatNobodyCanBring(t *testing.T) {
+	both(t, func(t *testing.T, url string) {
+		h := openStore(t, url)
+		pc := h.agent("0001", "pc", 1)
+		acked(t, h.Ledger, pc.agent, pc.begin())
+		pc.sell(5000, 1, 2) // a till that was replaced
+		other := sale("0001", 1)
+		other.Total, other.Operator = 10000, "anna"
+		pc.send(transaction(t, other)) // a receipt in conflict
+		pc.end(day)
+		h.sql("INSERT INTO alarms (chain, store, agent, kind, detail, at) VALUES (1, '0001', 'pc', 'sealedTwice', 'epoch x is sealed a second time', $1)", timeOf(t, noon).UnixMicro())
+		first := h.certificate(day)
+		if first.State != ledger.DayIncomplete || len(first.Reasons) != 3 {
+			t.Fatalf("%s: %+v, want three reasons", first.State, first.Reasons)
+		}
+		settle := func(r ledger.Reason) error {
+			return h.Settle(t.Context(), chain, "0001", day, ledger.Settlement{Reason: r, By: "Berit", Why: "the till was replaced at noon", Through: "token office"})
+		}
+		for i, r := range first.Reasons {
+			if err := settle(r); err != nil {
+				t.Fatal(err)
+			}
+			c := h.certificate(day)
+			want := ledger.DayIncomplete
+			if i == 2 {
+				want = ledger.DaySettled
+			}
+			if s := c.Reasons[i].Settled; c.State != want || len(c.Reasons) != 3 || s == nil || s.By != "Berit" || s.Why != "the till was replaced at noon" || s.Through != "token office" || s.At.IsZero() {
+				t.Fatalf("after %d are settled the day is %s: %+v, want it %s", i+1, c.State, c.Reasons, want)
+			}
+			if c.Version != int64(i+2) || !strings.HasPrefix(c.Restates.Changes[len(c.Restates.Changes)-1], "settled by Berit: ") && i < 2 {
+				t.Errorf("version %d restates %+v", c.Version, c.Restates)
+			}
+		}
+		if err := settle(first.Reasons[0]); !errors.Is(err, ledger.ErrExists) {
+			t.Errorf("once more: %v, want ErrExists", err)
+		}
+		for _, f := range h.audit().Findings {
+			if f.Kind == "certificate" {
+				t.Errorf("the audit finds %s", f)
+			}
+		}
+		// Another reason opens the day again, and what is taken back is open.
+		pc.sell(7)
+		h.wants(day, ledger.DayIncomplete, "till 1: numbers 3 to 6 are missing", "till 1: numbers 8 to 4999 are missing", "transaction 5 of epoch", "alarm sealedTwice")
+		if err := h.Unsettle(t.Context(), chain, "0001", day, first.Reasons[2]); err != nil {
+			t.Fatal(err)
+		}
+		if err := h.Unsettle(t.Context(), chain, "0001", day, first.Reasons[2]); !errors.Is(err, ledger.ErrNotFound) {
+			t.Errorf("taken back twice: %v, want ErrNotFound", err)
+		}
+		if c := h.certificate(day); c.Reasons[3].Settled != nil || c.Reasons[2].Settled == nil {
+			t.Errorf("after one is taken back: %+v", c.Reasons)
+		}
+	})
+}
+
+func TestWhatCannotBeSettled(t *testing.T) {
+	h := openStore(t, sqliteURL(t))
+	pc := h.agent("0001", "pc", 1)
+	acked(t, h.Ledger, pc.agent, pc.begin())
+	pc.sell(1, 2)
+	pc.end(day)
+	h.tamper("SELECT body FROM records WHERE pos = 2", "UPDATE records SET body = $1 WHERE pos = 2", dearer)
+	changed := h.certificate(day).Reasons[0]
+	open := h.certificate(day.AddDays(100_000)).Reasons[0]
+	for name, tt := range map[string]struct {
+		day protocol.Day
+		s   ledger.Settlement
+		is  error
+	}{
+		"a record that was changed":      {day, ledger.Settlement{Reason: changed, By: "B", Why: "x"}, nil},
+		"a day that has not ended":       {day.AddDays(100_000), ledger.Settlement{Reason: open, By: "B", Why: "x"}, nil},
+		"more that is not named":         {day, ledger.Settlement{Reason: ledger.Reason{Kind: ledger.ReasonQuarantine, What: "and 5 more records were received and not applied"}, By: "B", Why: "x"}, nil},
+		"nobody answers for it":          {day, ledger.Settlement{Reason: ledger.Reason{Kind: ledger.ReasonTill, Who: "1", What: "x"}, Why: "x"}, nil},
+		"nobody says why":                {day, ledger.Settlement{Reason: ledger.Reason{Kind: ledger.ReasonTill, Who: "1", What: "x"}, By: " "}, nil},
+		"what does not stand against it": {day, ledger.Settlement{Reason: ledger.Reason{Kind: ledger.ReasonTill, Who: "1", What: "x"}, By: "B", Why: "x"}, ledger.ErrNotFound},
+	} {
+		err := h.Settle(t.Context(), chain, "0001", tt.day, tt.s)
+		var faults protocol.Faults
+		if tt.is != nil && !errors.Is(err, tt.is) || tt.is == nil && !errors.As(err, &faults) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	// Nor by whoever may write to the database.
+	h.sql("INSERT INTO settlements (chain, store, day, kind, who, what, said_by, why, through, at) VALUES (1, '0001', $1, $2, $3, $4, 'x', 'x', 'x', 1)", day.String(), changed.Kind, changed.Who, changed.What)
+	h.wants(day, ledger.DayIncomplete, changed.What)
 }

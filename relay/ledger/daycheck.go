@@ -98,13 +98,15 @@ func (d *dayCheck) look(ctx context.Context) error {
 			return err
 		}
 	}
+	if err := d.settled(ctx); err != nil {
+		return err
+	}
 	return d.count(ctx)
 }
 
 // reason notes why the day is incomplete.
 func (d *dayCheck) reason(kind, who, format string, args ...any) {
-	d.c.State = DayIncomplete
-	d.c.Reasons = append(d.c.Reasons, Reason{kind, who, printable(fmt.Sprintf(format, args...))})
+	d.c.Reasons = append(d.c.Reasons, Reason{Kind: kind, Who: who, What: printable(fmt.Sprintf(format, args...))})
 }
 
 // readStreams reads the rows of the store's streams and their named holes.
