@@ -74,7 +74,7 @@ func verifyFile(w io.Writer, file []byte, roots *ca.Roots) error {
 		}
 	}
 	if c.Version == 0 {
-		line("The day had not ended when it was issued on %s.", c.IssuedAt.Format(time.RFC3339))
+		line("It is not kept: the day had not ended, or the store not begun, when it was issued on %s.", c.IssuedAt.Format(time.RFC3339))
 	} else {
 		line("Version %d, issued on %s at position %d of the ledger's incarnation %d.", c.Version, c.IssuedAt.Format(time.RFC3339), c.Position, c.Incarnation)
 	}

@@ -59,11 +59,17 @@ func setUp(t *testing.T) (config, authority, file string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	led, err := ledger.Open(context.Background(), "sqlite:"+filepath.Join(dir, "data", "relay.db"), ledger.Options{CA: c, Now: func() time.Time { return time.Date(2026, 3, 3, 12, 0, 0, 0, time.UTC) }})
+	led, err := ledger.Open(context.Background(), "sqlite:"+filepath.Join(dir, "data", "relay.db"), ledger.Options{CA: c, Inline: true, Now: func() time.Time { return time.Date(2026, 3, 3, 12, 0, 0, 0, time.UTC) }})
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer led.Close()
+	pc, epoch, day := protocol.Origin{Chain: "demo", Store: "0001", Agent: "pc-1"}, protocol.Epoch(strings.Repeat("ab", 16)), protocol.Day{Year: 2026, Month: 3, Date: 2}
+	seal := protocol.Record{Seq: 1, Kind: protocol.KindSeal, At: "2026-03-02T12:00:00+01:00", Day: day, Body: []byte(`{"bootId":"b","before":null}`)}
+	answer, err := led.Commit(t.Context(), pc, protocol.Batch{Epoch: epoch, First: 1, Prev: protocol.Genesis(pc.Chain, pc.Store, pc.Agent, epoch), Records: []protocol.Record{seal}})
+	if err != nil || answer.Verdict != protocol.VerdictAck {
+		t.Fatalf("commit: %+v, %v", answer, err)
+	}
 	text, err := led.DayCertificate(t.Context(), "demo", "0001", protocol.Day{Year: 2026, Month: 3, Date: 2}, 0)
 	if err != nil {
 		t.Fatal(err)

@@ -42,7 +42,7 @@ type DayCertificate struct {
 	Reasons     []Reason     `json:"reasons" nullable:"false" doc:"Why the day is incomplete, or settled; none when it is complete"`
 	Proof       string       `json:"proof" enum:"unproven" doc:"Whether the tills' own totals of the day agree"`
 	ProofReason string       `json:"proofReason"`
-	Version     int64        `json:"version" doc:"1, 2 ...; 0 while the day is open: such a one is not kept"`
+	Version     int64        `json:"version" doc:"1, 2 ...; 0 while the day is open, or when the store had sent nothing by its end: such a one is not kept"`
 	Restates    *Restatement `json:"restates,omitempty" doc:"Of a version behind the first: what the one before said otherwise"`
 	IssuedAt    time.Time    `json:"issuedAt"`
 	Incarnation int64        `json:"incarnation" doc:"Of the ledger"`
@@ -189,8 +189,8 @@ type SignedCertificate struct {
 // DayCertificate gives the certificate of a store's business day. When what it states has
 // changed since the last one that was given out it is a new version, which is kept; otherwise
 // it is that one, byte by byte. A version above 0 asks for one that was given out. The day's
-// certificate while the day is open is version 0 and not kept. ErrNotFound: no such store or
-// version.
+// certificate while the day is open, or of a day before the store began, is version 0 and not
+// kept. ErrNotFound: no such store or version.
 func (l *Ledger) DayCertificate(ctx context.Context, chain, store string, day protocol.Day, version int64) ([]byte, error) {
 	id, err := l.chainID(ctx, chain, false)
 	var file []byte
@@ -232,12 +232,12 @@ func (l *Ledger) certify(ctx context.Context, id int64, chain, store string, day
 			return nil, err
 		}
 		now := l.now().UTC()
-		c, open, err := l.lookAt(ctx, id, chain, store, day, now)
+		c, open, begun, err := l.lookAt(ctx, id, chain, store, day, now)
 		if err != nil {
 			return nil, err
 		}
 		c.IssuedAt = now.Truncate(time.Second)
-		if open {
+		if open || !begun && last == 0 {
 			return l.signed(c)
 		}
 		digest, err := c.digest()

@@ -2,6 +2,7 @@ package ledger_test
 
 import (
 	"errors"
+	"runtime"
 	"strings"
 	"testing"
 
@@ -270,4 +271,92 @@ func TestWhatCannotBeSettled(t *testing.T) {
 	// Nor by whoever may write to the database.
 	h.sql("INSERT INTO settlements (chain, store, day, kind, who, what, said_by, why, through, at) VALUES (1, '0001', $1, $2, $3, $4, 'x', 'x', 'x', 1)", day.String(), changed.Kind, changed.Who, changed.What)
 	h.wants(day, ledger.DayIncomplete, changed.What)
+}
+
+// conflict is a receipt of another business day that comes on day with other content than the
+// one before.
+func (s *signing) conflict(of protocol.Day, number int64, filler int) {
+	s.h.t.Helper()
+	for _, operator := range []string{"anna", "bo" + strings.Repeat("o", filler)} {
+		x := sale("0001", number)
+		x.BusinessDay, x.Operator = of, operator
+		s.send(transaction(s.h.t, x))
+	}
+}
+
+func TestAReceiptInQuarantineBearsOnItsOwnBusinessDay(t *testing.T) {
+	both(t, func(t *testing.T, url string) {
+		h := openStore(t, url)
+		pc := h.agent("0001", "pc", 1)
+		acked(t, h.Ledger, pc.agent, pc.begin())
+		friday := day.AddDays(-3)
+		pc.conflict(friday, 1, 0)
+		const nobody, says = "no agent of the store is expected", "transaction 3 of epoch"
+		h.wants(friday, ledger.DayIncomplete, nobody, says)
+		h.wants(day.AddDays(-1), ledger.DayIncomplete, nobody, "till 1 sent nothing")
+		// A ledger of an older version has no such column: its rows are read once.
+		for _, text := range []string{"DROP INDEX quarantined_day", "DROP INDEX quarantined_business_day"} {
+			execute(t, h.url, text)
+		}
+		h.sql("UPDATE quarantined SET business_day = ''")
+		h.sql("DELETE FROM goose_db_version WHERE version_id >= 6")
+		h.sql("DELETE FROM day_certificates")
+		again, err := ledger.Open(t.Context(), url, ledger.Options{CA: h.ca})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := again.Close(); err != nil {
+			t.Fatal(err)
+		}
+		if got := selected(t, url, "SELECT seq, business_day FROM quarantined"); len(got) != 1 || got[0] != "3 "+friday.String() {
+			t.Errorf("in quarantine %q, want the receipt's business day", got)
+		}
+		h.wants(friday, ledger.DayIncomplete, nobody, says)
+	})
+}
+
+// TestACertificateReadsNoBodiesOfOtherDays: quarantine may hold a lot.
+func TestACertificateReadsNoBodiesOfOtherDays(t *testing.T) {
+	h := openStore(t, sqliteURL(t))
+	pc := h.agent("0001", "pc", 1)
+	acked(t, h.Ledger, pc.agent, pc.begin())
+	const n, size = 100, 60_000
+	friday := day.AddDays(-3)
+	for i := range int64(n) {
+		pc.conflict(friday, i+1, size)
+	}
+	pc.sell(1)
+	pc.end(day)
+	held := selected(t, h.url, "SELECT count(*), min(length(record)) FROM quarantined")
+	if !strings.HasPrefix(held[0], "100 60") {
+		t.Fatalf("in quarantine %q, want %d of %d bytes", held, n, size)
+	}
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	h.certificate(day.AddDays(1))
+	runtime.ReadMemStats(&after)
+	if got := after.TotalAlloc - before.TotalAlloc; got > n*size/2 {
+		t.Errorf("a certificate of another day takes %d bytes, and %d are in quarantine", got, n*size)
+	}
+}
+
+func TestNoCertificateIsKeptOfADayBeforeTheStoreBegan(t *testing.T) {
+	both(t, func(t *testing.T, url string) {
+		h := openStore(t, url)
+		h.wants(day, ledger.DayIncomplete, "no agent of the store is expected")
+		pc := h.agent("0001", "pc", 1)
+		acked(t, h.Ledger, pc.agent, pc.begin())
+		pc.sell(1)
+		for i := 1; i < 50; i++ {
+			if c := h.certificate(day.AddDays(-i)); c.Version != 0 || c.State != ledger.DayIncomplete {
+				t.Fatalf("%d days before: version %d, %s", i, c.Version, c.State)
+			}
+		}
+		if c := h.certificate(day); c.Version != 1 {
+			t.Errorf("of the store's first day: version %d, want 1", c.Version)
+		}
+		if got := selected(t, url, "SELECT day, version FROM day_certificates"); len(got) != 1 || got[0] != day.String()+" 1" {
+			t.Errorf("kept %q, want that of the first day alone", got)
+		}
+	})
 }

@@ -37,18 +37,34 @@ type dayCheck struct {
 }
 
 // lookAt makes the certificate of a day without version, time and signature. Open says that
-// the day has not ended.
-func (l *Ledger) lookAt(ctx context.Context, id int64, chain, store string, day protocol.Day, now time.Time) (c *DayCertificate, open bool, err error) {
+// the day has not ended, begun that the store had begun by its end.
+func (l *Ledger) lookAt(ctx context.Context, id int64, chain, store string, day protocol.Day, now time.Time) (c *DayCertificate, open, begun bool, err error) {
 	err = l.inSnapshot(ctx, func(q querier) error {
 		d := &dayCheck{reader: reader{q, id}, l: l, chain: chain, store: store, day: day, now: now, roots: l.ca.Roots(),
 			streams: map[string][]*stream{}, gaps: map[streamKey][]gap{}, marks: map[string]*heardMark{}, marking: map[string]bool{}, repeated: map[string]int64{}}
 		if err := d.look(ctx); err != nil {
 			return err
 		}
+		var err error
+		begun, err = d.begun(ctx)
 		c, open = d.c, now.Before(d.end)
-		return nil
+		return err
 	})
-	return c, open, err
+	return c, open, begun, err
+}
+
+// begun says whether the store has records of the day, or had sent any by its end: anybody may
+// ask for any day that ever was, and those before are not kept.
+func (d *dayCheck) begun(ctx context.Context) (bool, error) {
+	if _, _, ok, err := d.span(ctx, d.day); ok || err != nil {
+		return ok, err
+	}
+	var first int64
+	err := d.q.QueryRowContext(ctx, "SELECT received FROM records WHERE chain = $1 AND store = $2 ORDER BY pos LIMIT 1", d.id, d.store).Scan(&first)
+	if errors.Is(err, sql.ErrNoRows) {
+		return false, nil
+	}
+	return micros(first).Before(d.end), err
 }
 
 // inSnapshot runs fn on one state of the database that does not change while it looks.
@@ -174,36 +190,40 @@ type held struct {
 // readHeld reads the quarantined records of the day: by the agent's word, by the receipt's
 // own, or, where neither can be read, by when they came.
 func (d *dayCheck) readHeld(ctx context.Context) error {
-	type row struct {
-		held
-		day      string
-		received int64
-		text     []byte
-	}
-	rows, err := ask(ctx, d.q, `SELECT id, agent, epoch, seq, kind, day, cause, reason, received, record FROM quarantined
-		WHERE chain = $1 AND store = $2 AND (day IN ('', $3) OR kind = $4) ORDER BY id`, []any{d.id, d.store, d.day.String(), string(protocol.KindTransaction)},
-		func(s scanner, r *row) error {
+	day := d.day.String()
+	err := each(ctx, d.q, `SELECT id, agent, epoch, seq, kind, cause, reason, CASE WHEN business_day <> '' THEN record END FROM quarantined
+		WHERE chain = $1 AND store = $2 AND (day = $3 OR (business_day <> '' AND business_day = $3) OR (day = '' AND received >= $4 AND received < $5)) ORDER BY id`,
+		[]any{d.id, d.store, day, d.start.UnixMicro(), d.end.UnixMicro()}, func(row scanner) error {
+			var h held
 			var seq int64
-			err := s.Scan(&r.ID, &r.Agent, (*string)(&r.Epoch), &seq, &r.Kind, &r.day, &r.cause, &r.Reason, &r.received, &r.text)
-			r.Seq, r.Kind, r.Reason = uint64(seq), printable(r.Kind), printable(r.Reason)
-			return err
+			var text []byte
+			if err := row.Scan(&h.ID, &h.Agent, (*string)(&h.Epoch), &seq, &h.Kind, &h.cause, &h.Reason, &text); err != nil {
+				return err
+			}
+			h.Seq, h.Kind, h.Reason = uint64(seq), printable(h.Kind), printable(h.Reason)
+			var record protocol.Record
+			if text != nil && json.Unmarshal(text, &record) == nil {
+				h.sale = receiptOf(record.Body)
+			}
+			d.held = append(d.held, h)
+			return nil
 		})
 	if err != nil {
 		return fmt.Errorf("quarantine: %w", err)
 	}
-	for _, r := range rows {
-		bears := r.day == d.day.String() || r.day == "" && d.rule.Day(micros(r.received)) == d.day
-		var record protocol.Record
-		if r.Kind == string(protocol.KindTransaction) && json.Unmarshal(r.text, &record) == nil {
-			if r.sale = receiptOf(record.Body); r.sale != nil && r.sale.store == d.store {
-				bears = bears || r.sale.day == d.day.String()
-			}
-		}
-		if bears {
-			d.held = append(d.held, r.held)
-		}
-	}
 	return nil
+}
+
+// receiptDay is the business day of a record that is a receipt of the store, "" when it is none
+// or cannot be read.
+func receiptDay(r *protocol.Record, store string) string {
+	if r.Kind != protocol.KindTransaction {
+		return ""
+	}
+	if key := receiptOf(r.Body); key != nil && key.store == store {
+		return key.day
+	}
+	return ""
 }
 
 // receiptOf reads the business key of a transaction that may be wrong otherwise; nil when

@@ -58,7 +58,7 @@ func (l *Ledger) OpenReasons(ctx context.Context, chain, store string, day proto
 	}
 	var c *DayCertificate
 	if err == nil {
-		c, _, err = l.lookAt(ctx, id, chain, store, day, l.now().UTC())
+		c, _, _, err = l.lookAt(ctx, id, chain, store, day, l.now().UTC())
 	}
 	if err != nil {
 		return nil, fmt.Errorf("reasons against %s of store %s: %w", day, store, err)

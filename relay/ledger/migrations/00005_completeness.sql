@@ -20,3 +20,6 @@ CREATE TABLE settlements (
     at      bigint NOT NULL,
     PRIMARY KEY (chain, store, day, kind, who, what)
 );
+
+-- Of a receipt of the store that can be read, though it was not applied; '' = none. migration 6 fills it in.
+ALTER TABLE quarantined ADD COLUMN business_day text NOT NULL DEFAULT '';
