@@ -1,6 +1,7 @@
 package ledger_test
 
 import (
+	"crypto"
 	"errors"
 	"runtime"
 	"strings"
@@ -357,6 +358,39 @@ func TestNoCertificateIsKeptOfADayBeforeTheStoreBegan(t *testing.T) {
 		}
 		if got := selected(t, url, "SELECT day, version FROM day_certificates"); len(got) != 1 || got[0] != day.String()+" 1" {
 			t.Errorf("kept %q, want that of the first day alone", got)
+		}
+	})
+}
+
+// TestAMarkThatWasBroughtByHandIsNoNewerOne: a former disk of the agent was drained, and its
+// mark of a day applied.
+func TestAMarkThatWasBroughtByHandIsNoNewerOne(t *testing.T) {
+	both(t, func(t *testing.T, url string) {
+		h := openStore(t, url)
+		pc, courier := h.agent("0001", "pc", 1), newAgent(t, "0002", "courier", 7)
+		acked(t, h.Ledger, pc.agent, pc.begin())
+		pc.sell(1, 2)
+		pc.end(day)
+		former := &signing{agent: newAgent(t, "0001", "pc", 9), h: h, pair: pc.pair}
+		b := former.begin()
+		head := former.mark()
+		m, err := protocol.SignDayMark(former.from, day, head, former.pair.Certificate[0], former.pair.PrivateKey.(crypto.Signer))
+		if err != nil {
+			t.Fatal(err)
+		}
+		b.Of = &pc.from
+		b.Records = append(b.Records, former.batch(record(t, protocol.KindDayMark, m)).Records...)
+		acked(t, h.Ledger, courier, b)
+		held, err := h.Quarantined(t.Context(), chain, 0)
+		if err != nil || len(held) != 2 || held[1].Kind != protocol.KindDayMark {
+			t.Fatalf("in quarantine %+v, %v; want a seal and a mark", held, err)
+		}
+		if err := h.RetryQuarantined(t.Context(), chain, held[1].ID); err != nil {
+			t.Fatal(err)
+		}
+		c := h.certificate(day)
+		if a := c.Agents[0]; !a.Complete || a.Mark.Head.Epoch != pc.epoch || len(c.Reasons) != 1 || c.Reasons[0].Kind != ledger.ReasonQuarantine {
+			t.Errorf("agent %+v, reasons %+v; want its own mark, and the seal in quarantine", a, c.Reasons)
 		}
 	})
 }

@@ -99,17 +99,25 @@ func (d *dayCheck) marksOf(ctx context.Context, agent string) (mark *heardMark, 
 	if err := errors.Join(errs...); err != nil {
 		return nil, "", fmt.Errorf("day marks of agent %s: %w", agent, err)
 	}
+	// One that was brought by hand, beside its agent's streams, is older than it stands.
+	origin := protocol.Origin{Chain: d.chain, Store: d.store, Agent: agent}
+	aside := asideEpoch(origin)
+	age := func(m *heardMark) int64 {
+		if m.Epoch == aside {
+			return 0
+		}
+		return m.pos
+	}
 	slices.SortFunc(found, func(a, b *heardMark) int {
-		return cmp.Or(strings.Compare(b.day.String(), a.day.String()), cmp.Compare(b.pos, a.pos))
+		return cmp.Or(strings.Compare(b.day.String(), a.day.String()), cmp.Compare(age(b), age(a)))
 	})
 	if len(found) == 0 || found[0].day != d.day {
 		return nil, none, nil
 	}
 	mark = found[0]
 	// A mark that its agent did not sign bounds nothing.
-	origin := protocol.Origin{Chain: d.chain, Store: d.store, Agent: agent}
 	if i := slices.IndexFunc(found, func(m *heardMark) bool {
-		return m.day != d.day && m.pos < mark.pos && m.check(origin, m.day, d.roots) == nil
+		return m.day != d.day && m.Epoch != aside && m.pos < mark.pos && m.check(origin, m.day, d.roots) == nil
 	}); i > 0 {
 		mark.before = found[i]
 	}
