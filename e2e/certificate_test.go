@@ -113,9 +113,15 @@ func TestBEY01FromTheAgentsKeyToTheCertificate(t *testing.T) {
 	if c := certificate(friday); c.State != ledger.DayComplete || c.Version != 3 || c.Restates.Version != 2 || c.Tills[0].Count != 3 {
 		t.Errorf("after a late sale: %+v", c)
 	}
+	now = now.Add(time.Hour)
+	rollOver() // Friday again, behind the late sale
+	deliver()
+	if c := certificate(friday); c.State != ledger.DayComplete || c.Version != 4 || c.Agents[0].Mark.Head.Through != 8 {
+		t.Errorf("after the mark of it: %+v", c)
+	}
 	report, err := led.Audit(t.Context(), ledger.AuditOptions{Roots: authority.Roots()})
 	check(t, err)
-	if len(report.Findings) != 0 || report.Marks != 2 || report.Certificates != 3 {
+	if len(report.Findings) != 0 || report.Marks != 4 || report.Certificates != 4 {
 		t.Errorf("audit: %+v", report)
 	}
 }

@@ -38,6 +38,7 @@ func commands() []command {
 		{"store", "set or list the stores of a chain", store},
 		{"quarantine", "list what could not be applied, or try one again", quarantine},
 		{"roster", "say which agents, tills and counters a store is expected to have", roster},
+		{"settle", "say what head office knows of the reasons why a day is incomplete", settle},
 		{"audit", "look whether anyone has changed the ledger since agents and relay wrote it", audit},
 		{"verify", "check a certificate of completeness, without relay or network", verify},
 		{"backup", "write the whole ledger to a file, also while the relay serves", backup},

@@ -9,10 +9,12 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strings"
 	"text/tabwriter"
 	"time"
 
+	"github.com/storelay/storelay/config"
 	"github.com/storelay/storelay/protocol"
 	"github.com/storelay/storelay/relay/ca"
 	"github.com/storelay/storelay/relay/ledger"
@@ -62,11 +64,17 @@ func verifyFile(w io.Writer, file []byte, roots *ca.Roots) error {
 	line("The signature holds: a relay of this certificate authority gave this certificate out as it is.")
 	line("")
 	line("Store %s of chain %s, business day %s: %s", c.Store, c.Chain, c.Day, strings.ToUpper(c.State))
+	if c.State == ledger.DaySettled {
+		line("It is NOT PROVEN to be complete. Head office has explained what stands against it:")
+	}
 	for _, r := range c.Reasons {
 		line("  - %s", r.What)
+		if s := r.Settled; s != nil {
+			line("    settled by %s on %s (%s): %s", s.By, s.At.Format(time.RFC3339), s.Through, s.Why)
+		}
 	}
 	if c.Version == 0 {
-		line("The day had not ended when it was issued on %s.", c.IssuedAt.Format(time.RFC3339))
+		line("It is not kept: the day had not ended, or the store not begun, when it was issued on %s.", c.IssuedAt.Format(time.RFC3339))
 	} else {
 		line("Version %d, issued on %s at position %d of the ledger's incarnation %d.", c.Version, c.IssuedAt.Format(time.RFC3339), c.Position, c.Incarnation)
 	}
@@ -89,6 +97,10 @@ func verifyFile(w io.Writer, file []byte, roots *ca.Roots) error {
 		}
 	}
 	for _, t := range c.Tills {
+		if t.Wrapped {
+			line("till %s: %d receipts, numbers from %d to its highest and again from 1 to %d, %d voided", t.Workstation, t.Count, t.First, t.Last, t.Voided)
+			continue
+		}
 		line("till %s: %d receipts, numbers %d to %d, %d voided", t.Workstation, t.Count, t.First, t.Last, t.Voided)
 	}
 	for _, counter := range c.Counters {
@@ -143,6 +155,70 @@ func audit(ctx context.Context, args []string) error {
 	}
 	fmt.Println("nothing was changed, removed or inserted (docs/certificate.md says what an audit cannot see)")
 	return nil
+}
+
+// settle says what head office knows of the reasons against a day.
+func settle(ctx context.Context, args []string) error {
+	verb, rest := splitVerb(args)
+	set, file := flags("settle " + verb)
+	chain := set.String("chain", "", "`id` of the chain")
+	store := set.String("store", "", "`id` of the store")
+	on := set.String("day", "", "business `day`")
+	reason := set.String("reason", "", "add, delete: `id` of the reason, as list shows it")
+	by := set.String("by", "", "add: `name` of the person who answers for it")
+	why := set.String("why", "", "add: what head office knows of it")
+	cfg, err := load(set, file, rest)
+	if err != nil {
+		return err
+	}
+	day, err := parseDay("day", *on)
+	switch {
+	case err != nil:
+		return err
+	case day.IsZero():
+		return errors.New("-day: missing")
+	case !protocol.ValidID(*chain):
+		return fmt.Errorf("-chain: %q is not an id", *chain)
+	case !protocol.ValidID(*store):
+		return fmt.Errorf("-store: %q is not an id", *store)
+	}
+	authority, err := ca.Load(cfg.CA)
+	if err != nil {
+		return err
+	}
+	led, err := ledger.Open(ctx, cfg.Database, ledger.Options{Log: config.Logger(cfg.Log, os.Stderr), Now: time.Now, CA: authority})
+	if err != nil {
+		return err
+	}
+	defer led.Close()
+	return settleIn(ctx, os.Stdout, led, verb, *chain, *store, day, *reason, *by, *why)
+}
+
+func settleIn(ctx context.Context, out io.Writer, led *ledger.Ledger, verb, chain, store string, day protocol.Day, id, by, why string) error {
+	reasons, err := led.OpenReasons(ctx, chain, store, day)
+	if err != nil {
+		return err
+	}
+	if verb == "list" {
+		for _, r := range reasons {
+			fmt.Fprintf(out, "%s  %s\n", r.ID(), r.What)
+			if s := r.Settled; s != nil {
+				fmt.Fprintf(out, "            settled by %s on %s (%s): %s\n", s.By, s.At.Format(time.RFC3339), s.Through, s.Why)
+			}
+		}
+		return nil
+	}
+	i := slices.IndexFunc(reasons, func(r ledger.Reason) bool { return r.ID() == id })
+	if i < 0 {
+		return fmt.Errorf("-reason: nothing stands against the day under the id %q (`storelay-relay settle list` shows what does)", id)
+	}
+	switch verb {
+	case "add":
+		return led.Settle(ctx, chain, store, day, ledger.Settlement{Reason: reasons[i], By: by, Why: why, Through: "command line"})
+	case "delete":
+		return led.Unsettle(ctx, chain, store, day, reasons[i])
+	}
+	return fmt.Errorf("unknown `settle %s` (list, add or delete)", verb)
 }
 
 func roster(ctx context.Context, args []string) error {

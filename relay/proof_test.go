@@ -60,11 +60,17 @@ func setUp(t *testing.T) (config, authority, file string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	led, err := ledger.Open(context.Background(), "sqlite:"+filepath.Join(dir, "data", "relay.db"), ledger.Options{CA: c, Now: func() time.Time { return time.Date(2026, 3, 3, 12, 0, 0, 0, time.UTC) }})
+	led, err := ledger.Open(context.Background(), "sqlite:"+filepath.Join(dir, "data", "relay.db"), ledger.Options{CA: c, Inline: true, Now: func() time.Time { return time.Date(2026, 3, 3, 12, 0, 0, 0, time.UTC) }})
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer led.Close()
+	pc, epoch, day := protocol.Origin{Chain: "demo", Store: "0001", Agent: "pc-1"}, protocol.Epoch(strings.Repeat("ab", 16)), protocol.Day{Year: 2026, Month: 3, Date: 2}
+	seal := protocol.Record{Seq: 1, Kind: protocol.KindSeal, At: "2026-03-02T12:00:00+01:00", Day: day, Body: []byte(`{"bootId":"b","before":null}`)}
+	answer, err := led.Commit(t.Context(), pc, protocol.Batch{Epoch: epoch, First: 1, Prev: protocol.Genesis(pc.Chain, pc.Store, pc.Agent, epoch), Records: []protocol.Record{seal}})
+	if err != nil || answer.Verdict != protocol.VerdictAck {
+		t.Fatalf("commit: %+v, %v", answer, err)
+	}
 	text, err := led.DayCertificate(t.Context(), "demo", "0001", protocol.Day{Year: 2026, Month: 3, Date: 2}, 0)
 	if err != nil {
 		t.Fatal(err)
@@ -187,5 +193,60 @@ func TestAuditTrustsAlarmsOnlyWhenItIsTold(t *testing.T) {
 	text, err = output(t, "audit", "-config", config, "-trust-alarms")
 	if err != nil || !strings.Contains(text, "1 seals and records in quarantine rest on the ledger's own word alone") || !strings.Contains(text, "says that it is the agent's first, and it is not") {
 		t.Errorf("told to: %s, %v", text, err)
+	}
+}
+
+func TestSettleAndVerifyShowWhatHeadOfficeKnows(t *testing.T) {
+	config, authority, file := setUp(t)
+	on := []string{"-config", config, "-chain", "demo", "-store", "0001", "-day", "2026-03-02"}
+	settle := func(verb string, more ...string) (string, error) {
+		return output(t, append(append([]string{"settle", verb}, on...), more...)...)
+	}
+	list, err := settle("list")
+	id, what, _ := strings.Cut(strings.TrimSpace(list), "  ")
+	if err != nil || strings.Contains(what, "\n") || !strings.Contains(what, "agent pc-1: no mark") {
+		t.Fatalf("list %q, %v; want one reason", list, err)
+	}
+	for _, wrong := range [][]string{{"-reason", "x", "-by", "Berit", "-why", "x"}, {"-reason", id, "-by", "Berit"}, {"-reason", id, "-why", "x"}} {
+		if _, err := settle("add", wrong...); err == nil {
+			t.Errorf("settle add %q is taken", wrong)
+		}
+	}
+	if _, err := settle("add", "-reason", id, "-by", "Berit", "-why", "the PC was stolen"); err != nil {
+		t.Fatal(err)
+	}
+	if list, err = settle("list"); err != nil || !strings.Contains(list, "settled by Berit on ") || !strings.Contains(list, "(command line): the PC was stolen") {
+		t.Errorf("list %q, %v", list, err)
+	}
+	c, err := ca.Load(filepath.Dir(authority))
+	if err != nil {
+		t.Fatal(err)
+	}
+	led, err := ledger.Open(t.Context(), "sqlite:"+filepath.Join(filepath.Dir(config), "data", "relay.db"), ledger.Options{CA: c})
+	if err != nil {
+		t.Fatal(err)
+	}
+	text, err := led.DayCertificate(t.Context(), "demo", "0001", protocol.Day{Year: 2026, Month: 3, Date: 2}, 0)
+	if err := errors.Join(err, led.Close(), os.WriteFile(file, text, 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	said, err := output(t, "verify", "-ca", authority, file)
+	for _, want := range []string{"business day 2026-03-02: SETTLED", "It is NOT PROVEN to be complete", "  - " + what, "    settled by Berit on ", ": the PC was stolen"} {
+		if err != nil || !strings.Contains(said, want) {
+			t.Errorf("verify says %q, %v; want %q", said, err, want)
+		}
+	}
+	// Nobody makes more of it by hand.
+	if err := os.WriteFile(file, bytes.Replace(text, []byte(`"state":"settled"`), []byte(`"state":"complete"`), 1), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if said, err := output(t, "verify", "-ca", authority, file); err == nil || strings.Contains(said, "2026-03-02") {
+		t.Errorf("a settled day made complete: %q, %v", said, err)
+	}
+	if _, err := settle("delete", "-reason", id); err != nil {
+		t.Fatal(err)
+	}
+	if list, err = settle("list"); err != nil || strings.Contains(list, "settled") {
+		t.Errorf("after it was taken back: %q, %v", list, err)
 	}
 }

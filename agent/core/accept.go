@@ -17,7 +17,7 @@ import (
 
 // Accept implements till.Agent: it returns nil when the transaction is on disk.
 func (a *Agent) Accept(ctx context.Context, in till.Intake) (till.Accepted, error) {
-	receipt, err := a.journal.Append(ctx, journal.Entry{
+	receipt, err := a.append(ctx, journal.Entry{
 		Kind: protocol.KindTransaction, Day: in.Transaction.BusinessDay, Body: in.Body, Keys: in.Keys, Digest: in.Digest,
 	})
 	accepted := till.Accepted{Position: receipt.Position, At: receipt.At, Known: receipt.Known}
@@ -96,7 +96,7 @@ func (d *device) Emit(ctx context.Context, kind protocol.Kind, body any, state [
 	}
 	// The end of ctx is no answer: a driver that is told to end would put what may be on the
 	// disk already into its last count once more. The journal outlives the drivers.
-	if _, err := d.agent.journal.Append(context.WithoutCancel(ctx), entry); err != nil {
+	if _, err := d.agent.append(context.WithoutCancel(ctx), entry); err != nil {
 		return err
 	}
 	d.mu.Lock()

@@ -66,6 +66,7 @@ type Agent struct {
 	tls      *tls.Config
 	signer   *signer
 	clock    *clock
+	days     dayBook
 	journal  *journal.Journal
 	sender   *link.Sender
 	rejects  *rejectFolder

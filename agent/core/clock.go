@@ -16,6 +16,9 @@ const (
 	// doubtAfter is how far the PC's clock may be from what else is known before it is doubted.
 	doubtAfter = 24 * time.Hour
 	saveEvery  = time.Hour // the relay's time is written to disk
+	// maxDrift is how far the clocks of PC and relay move apart between two welcomes. The relay
+	// takes no mark of a day that has not ended there.
+	maxDrift = 5 * time.Minute
 )
 
 // A clock compares the PC's clock with the newest time that a relay has told, so that a dead
@@ -129,6 +132,19 @@ func (c *clock) skew() time.Duration {
 		return ahead
 	}
 	return 0
+}
+
+// passed is the latest time that has passed by the PC's clock, and by the relay's where it has
+// told in this run of the PC: then it is proven.
+func (c *clock) passed() (at time.Time, proven bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	now := c.now()
+	relay, exact := c.relayTime()
+	if relay = relay.Add(-maxDrift); exact && relay.Before(now) {
+		return relay, true
+	}
+	return now, exact
 }
 
 // validity is the time against which certificates are checked: the latest of the PC's clock,

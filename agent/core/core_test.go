@@ -124,9 +124,10 @@ func TestEDG04ATillsSaleIsOnDiskBeforeItsAnswer(t *testing.T) {
 		}
 		return res.StatusCode, string(text)
 	}
+	at := time.Now().Format(time.RFC3339)
 	sale := func(total int) string {
-		return fmt.Sprintf(`{"sequenceNumber":1,"type":"sale","begin":"2026-11-22T10:00:00+01:00","end":"2026-11-22T10:01:00+01:00","currency":"SEK",
-			"lines":[{"type":"sale","item":"4711","quantity":{"milli":1000},"extendedAmount":12900}],"tenders":[{"type":"card","amount":12900}],"total":%d}`, total)
+		return fmt.Sprintf(`{"sequenceNumber":1,"type":"sale","begin":"%s","end":"%s","currency":"SEK",
+			"lines":[{"type":"sale","item":"4711","quantity":{"milli":1000},"extendedAmount":12900}],"tenders":[{"type":"card","amount":12900}],"total":%d}`, at, at, total)
 	}
 	a, stop := run()
 	status, first := call(a, http.MethodPost, "/v1/transactions", sale(12900))

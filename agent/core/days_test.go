@@ -12,6 +12,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/storelay/storelay/agent/journal"
+	"github.com/storelay/storelay/drivers/till"
 	"github.com/storelay/storelay/protocol"
 )
 
@@ -19,11 +21,12 @@ import (
 // the test sets.
 type desk struct {
 	*Agent
-	t    *testing.T
-	now  time.Time
-	mono time.Duration
-	dir  string
-	stop func()
+	t     *testing.T
+	now   time.Time
+	mono  time.Duration
+	boots int
+	dir   string
+	stop  func()
 }
 
 func newDesk(t *testing.T, at time.Time) *desk {
@@ -38,7 +41,7 @@ func (d *desk) start() {
 	d.t.Helper()
 	var err error
 	d.Agent, err = New(Config{Data: d.dir, Identity: filepath.Join(d.dir, "identity"), Relays: []string{"tls://127.0.0.1:1"}, Zone: "Europe/Stockholm", CutOff: "04:00"},
-		Options{Version: "test", Log: slog.New(slog.DiscardHandler), Inline: true, Now: func() time.Time { return d.now }, Mono: func() time.Duration { return d.mono }, BootID: "b"})
+		Options{Version: "test", Log: slog.New(slog.DiscardHandler), Inline: true, Now: func() time.Time { return d.now }, Mono: func() time.Duration { return d.mono }, BootID: fmt.Sprint(d.boots)})
 	if err != nil {
 		d.t.Fatal(err)
 	}
@@ -163,8 +166,148 @@ func TestNoDayEndsWhileTheClockIsDoubted(t *testing.T) {
 	}
 	d.mono = 48 * time.Hour // now it is true
 	d.rollOver()
-	if got, want := d.marks(), []string{"2026-11-19", "2026-11-20", "2026-11-21"}; !slices.Equal(got, want) {
+	if got, want := d.marks(), []string{"2026-11-19", "2026-11-19", "2026-11-20", "2026-11-21"}; !slices.Equal(got, want) {
 		t.Errorf("when the days have passed: %v, want %v", got, want)
+	}
+}
+
+// sell accepts a sale of a day.
+func (d *desk) sell(day protocol.Day, number int64) {
+	d.t.Helper()
+	in := till.Intake{Transaction: protocol.Transaction{BusinessDay: day}, Body: fmt.Appendf(nil, `{"n":%d}`, number), Keys: []string{fmt.Sprint(number)}}
+	if _, err := d.Accept(d.t.Context(), in); err != nil {
+		d.t.Fatal(err)
+	}
+}
+
+func (d *desk) reboot(at time.Time) {
+	d.t.Helper()
+	d.stop()
+	d.boots, d.mono, d.now = d.boots+1, time.Minute, at
+	d.start()
+}
+
+func TestADayIsMarkedWhenItHasEndedByTheRelaysClockToo(t *testing.T) {
+	d := newDesk(t, time.Date(2026, 11, 22, 12, 0, 0, 0, time.UTC)) // two hours ahead
+	d.heardTime(d.now.Add(-2 * time.Hour))
+	d.rollOver()
+	pass := func(by time.Duration) { d.now, d.mono = d.now.Add(by), d.mono+by }
+	pass(15*time.Hour + 2*time.Hour + 4*time.Minute)
+	d.rollOver()
+	if got, want := d.marks(), []string{"2026-11-21"}; !slices.Equal(got, want) {
+		t.Errorf("four minutes after the relay's cut-off %v, want %v", got, want)
+	}
+	pass(time.Minute)
+	d.rollOver()
+	if got, want := d.marks(), []string{"2026-11-21", "2026-11-22"}; !slices.Equal(got, want) {
+		t.Errorf("five minutes after %v, want %v", got, want)
+	}
+}
+
+// The PC boots ten days ahead, and its clock is set right: what was marked then is marked anew
+// when it has ended, whatever was marked before.
+func TestDaysMarkedByAClockThatWasAheadAreMarkedAnew(t *testing.T) {
+	right := time.Date(2026, 11, 20, 12, 0, 0, 0, time.UTC)
+	days := func(from, to int) (all []string) {
+		for i := from; i <= to; i++ {
+			all = append(all, protocol.Day{Year: 2026, Month: 11, Date: 1}.AddDays(i-1).String())
+		}
+		return all
+	}
+	t.Run("on a later boot", func(t *testing.T) {
+		d := newDesk(t, right.AddDate(0, 0, -1))
+		d.heardTime(d.now)
+		d.rollOver() // 18
+		d.reboot(right.AddDate(0, 0, 10))
+		d.rollOver() // 19..29
+		d.now = right
+		d.rollOver() // 19
+		d.now = right.AddDate(0, 0, 1)
+		d.rollOver() // 20
+		d.rollOver()
+		if got, want := d.marks(), slices.Concat(days(18, 29), days(19, 20)); !slices.Equal(got, want) {
+			t.Errorf("got %v, want %v", got, want)
+		}
+	})
+	t.Run("and set right while the PC is off", func(t *testing.T) {
+		d := newDesk(t, right.AddDate(0, 0, -1))
+		d.heardTime(d.now)
+		d.rollOver() // 18
+		d.reboot(right.AddDate(0, 0, 1))
+		d.rollOver() // 19, 20
+		d.reboot(right.AddDate(0, 0, 2))
+		d.rollOver() // 21: that the clock was ahead does not show
+		d.heardTime(d.now)
+		d.rollOver() // 19..21
+		d.rollOver()
+		if got, want := d.marks(), slices.Concat(days(18, 21), days(19, 21)); !slices.Equal(got, want) {
+			t.Errorf("got %v, want %v", got, want)
+		}
+	})
+	t.Run("on the first boot", func(t *testing.T) {
+		d := newDesk(t, right.AddDate(0, 0, 10))
+		d.rollOver()
+		d.reboot(right)
+		d.rollOver()
+		if got := d.marks(); len(got) != 1+maxEarly || got[0] != "2026-11-29" || got[1] != "2026-10-20" || got[maxEarly] != "2026-11-19" {
+			t.Errorf("got %v, want the false day and the last %d", got, maxEarly)
+		}
+		d.now = right.AddDate(0, 0, 1)
+		d.rollOver()
+		if got := d.marks(); len(got) != 2+maxEarly || got[1+maxEarly] != "2026-11-20" {
+			t.Errorf("the day after: %v, want the day's mark too", got)
+		}
+	})
+	t.Run("by an older version", func(t *testing.T) {
+		d := newDesk(t, right)
+		if _, err := d.journal.Append(t.Context(), journal.Entry{Kind: protocol.KindDevice, Body: []byte("{}"), StateKey: dayKey, State: []byte("2026-11-29")}); err != nil {
+			t.Fatal(err)
+		}
+		d.rollOver()
+		if got := d.marks(); len(got) != maxEarly || got[maxEarly-1] != "2026-11-19" {
+			t.Errorf("got %v, want the last %d", got, maxEarly)
+		}
+	})
+}
+
+func TestAClockThatIsBehindMarksNothingAnew(t *testing.T) {
+	d := newDesk(t, time.Date(2026, 11, 20, 5, 0, 0, 0, time.UTC))
+	d.heardTime(d.now)
+	d.rollOver()
+	d.reboot(time.Date(2026, 11, 19, 23, 0, 0, 0, time.UTC))
+	d.rollOver()
+	if got, want := d.marks(), []string{"2026-11-19"}; !slices.Equal(got, want) {
+		t.Errorf("got %v, want %v", got, want)
+	}
+}
+
+func TestADayIsMarkedAgainBehindWhatWasAcceptedLate(t *testing.T) {
+	d := newDesk(t, time.Date(2026, 11, 20, 12, 0, 0, 0, time.UTC))
+	nineteenth := protocol.Day{Year: 2026, Month: 11, Date: 19}
+	d.rollOver()
+	d.sell(nineteenth.AddDays(1), 1) // of the day under way
+	d.rollOver()
+	if got, want := d.marks(), []string{"2026-11-19"}; !slices.Equal(got, want) {
+		t.Errorf("after a sale of the day under way %v, want %v", got, want)
+	}
+	d.sell(nineteenth, 2)
+	d.sell(nineteenth, 2) // again
+	d.reboot(d.now)       // is not forgotten
+	d.rollOver()
+	d.sell(nineteenth, 3)
+	d.rollOver()
+	if got, want := d.marks(), []string{"2026-11-19", "2026-11-19"}; !slices.Equal(got, want) {
+		t.Errorf("after late sales %v, want one more mark, and not a second within the hour", got)
+	}
+	d.sell(nineteenth, 2) // known
+	d.mono += time.Hour
+	d.rollOver()
+	d.mono += time.Hour
+	d.rollOver()
+	d.sell(nineteenth, 3) // known
+	d.rollOver()
+	if got, want := d.marks(), []string{"2026-11-19", "2026-11-19", "2026-11-19"}; !slices.Equal(got, want) {
+		t.Errorf("an hour later %v, want one more, and none for what is known", got)
 	}
 }
 

@@ -105,7 +105,7 @@ func (w *world) strike(f Fault) {
 // change lets head office change the business day of a store.
 func (s *store) change(to int64) {
 	if s.w.relay.up {
-		s.badClock = true
+		s.newRule = true
 		s.settings.CutOff = []string{"", "03:00", "05:30"}[to%3]
 		_ = s.w.relay.putStore(s.settings) // it has failed the run
 	}

@@ -183,7 +183,7 @@ func (w *world) certify(s *store, day protocol.Day) (c certificate, ok bool) {
 // everything: what is called complete must be.
 func (w *world) askForCertificate(s *store, day protocol.Day) {
 	c, ok := w.certify(s, day)
-	if !ok || c.State != ledger.DayComplete || s.copy != nil || s.pc.lostTime || s.badClock || len(s.pc.taints) > 0 {
+	if !ok || c.State != ledger.DayComplete || s.copy != nil || s.newRule || len(s.pc.taints) > 0 {
 		return
 	}
 	if s.pc.former != nil && w.relay.restores > 0 {
@@ -253,7 +253,8 @@ func (c *checker) missed(e *entry) bool {
 // undisturbed says that nothing has happened to a store which may make a day incomplete.
 func (s *store) undisturbed() bool {
 	p := s.pc
-	return s.copy == nil && len(p.taints) == 0 && !p.revoked && !p.lostTime && !s.badClock && !s.w.trimmed()
+	badClock := p.lostTime || s.badClock
+	return s.copy == nil && len(p.taints) == 0 && !p.revoked && !s.newRule && !(badClock && s.shop.Counters > 0) && !s.w.trimmed()
 }
 
 // traded says that each till of a store has sold something on a day.

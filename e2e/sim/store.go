@@ -18,7 +18,8 @@ type store struct {
 	pc       *pc            // the store's own
 	copy     *pc            // a PC with a copy of its disk; nil = there is none
 	line     line
-	badClock bool // its clock, or the rule of its days, has been changed meanwhile
+	badClock bool // its clock has been changed meanwhile
+	newRule  bool // the rule of its days has
 }
 
 func (w *world) openStore(i int) error {

@@ -39,6 +39,8 @@ type Ledger interface {
 	RetryQuarantined(ctx context.Context, chain string, id int64) error
 	IncompleteDays(ctx context.Context, chain, store string, from, to protocol.Day) ([]ledger.IncompleteDay, error)
 	DayCertificate(ctx context.Context, chain, store string, day protocol.Day, version int64) ([]byte, error)
+	Settle(ctx context.Context, chain, store string, day protocol.Day, s ledger.Settlement) error
+	Unsettle(ctx context.Context, chain, store string, day protocol.Day, r ledger.Reason) error
 	Roster(ctx context.Context, chain, store string, day protocol.Day) ([]ledger.Expected, error)
 	PutRoster(ctx context.Context, chain, store string, e ledger.RosterEntry) error
 	DeleteRoster(ctx context.Context, chain, store, kind, id string) error

@@ -28,7 +28,8 @@ const (
 	ScopeConnectorsWrite = "connectors:write"
 	ScopeQuarantine      = "quarantine:read"
 	ScopeQuarantineWrite = "quarantine:write"
-	ScopeCertificates    = "certificates:read" // certificates of completeness, and who is expected
+	ScopeCertificates    = "certificates:read"   // certificates of completeness, and who is expected
+	ScopeSettle          = "certificates:settle" // say what head office knows of the reasons against a day
 	ScopeAlarms          = "alarms:read"
 	ScopeAdmin           = "admin" // all of them
 )
@@ -36,7 +37,7 @@ const (
 // Scopes lists all scopes.
 func Scopes() []string {
 	return []string{ScopeTransactions, ScopeKPIs, ScopeFootfall, ScopeDevices, ScopeEvents, ScopeStores, ScopeStoresWrite,
-		ScopeConnectors, ScopeConnectorsWrite, ScopeQuarantine, ScopeQuarantineWrite, ScopeCertificates, ScopeAlarms, ScopeAdmin}
+		ScopeConnectors, ScopeConnectorsWrite, ScopeQuarantine, ScopeQuarantineWrite, ScopeCertificates, ScopeSettle, ScopeAlarms, ScopeAdmin}
 }
 
 type tokenKey struct{}

@@ -25,6 +25,16 @@ func TestBEY01EachHoleIsNamed(t *testing.T) {
 		says     string
 	}{
 		"no mark": {func(s *shop) { s.trade(saturday) }, ledger.ReasonDayMark, "pc-0001", "no mark of this day"},
+		"a mark that came before the day had ended": {func(s *shop) {
+			s.trade(saturday)
+			s.clock.set(time.Date(2026, 11, 22, 2, 59, 59, 0, time.UTC))
+			s.mark(saturday)
+			s.clock.set(time.Date(2026, 11, 22, 12, 0, 0, 0, time.UTC))
+		}, ledger.ReasonDayMark, "pc-0001", "marked before the day ended"},
+		"a mark of a clock that was ahead": {func(s *shop) {
+			s.trade(saturday)
+			s.markAt(saturday, "2026-11-24T12:00:00+01:00")
+		}, ledger.ReasonDayMark, "pc-0001", "marked before the day ended"},
 		"a mark signed with another key": {func(s *shop) {
 			s.trade(saturday)
 			_, key, err := s.b.ca.IssueAgent(s.origin, time.Hour, nil)
@@ -197,6 +207,19 @@ func TestBEY01ADayIsCompleteAllTheSame(t *testing.T) {
 			s.trade(saturday)
 			s.markHead(saturday, protocol.Mark{Epoch: s.epoch, Through: s.seq, Hash: protocol.Hash{9}})
 			s.mark(saturday)
+		},
+		"a mark that was early, and another when the day had ended": func(s *shop) {
+			s.clock.set(time.Date(2026, 11, 22, 2, 0, 0, 0, time.UTC))
+			s.mark(saturday)
+			s.trade(saturday)
+			s.clock.set(time.Date(2026, 11, 22, 12, 0, 0, 0, time.UTC))
+			s.mark(saturday)
+		},
+		"the day before marked again behind it": func(s *shop) {
+			s.trade(saturday)
+			s.mark(saturday)
+			s.skip(2)
+			s.mark(friday)
 		},
 		"a receipt that came twice": func(s *shop) {
 			s.trade(saturday)

@@ -10,6 +10,7 @@ import (
 	"errors"
 	"io"
 	"net/http"
+	"net/url"
 	"reflect"
 	"slices"
 	"strings"
@@ -17,6 +18,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/storelay/storelay/protocol"
 	"github.com/storelay/storelay/relay/ca"
 	"github.com/storelay/storelay/relay/ledger"
 )
@@ -101,8 +103,8 @@ func TestBEY01AnOpenDayIsNotKept(t *testing.T) {
 			t.Errorf("while the day is open: %+v", c)
 		}
 	}
-	s.mark(saturday)
 	s.clock.set(time.Date(2026, 11, 22, 3, 0, 0, 0, time.UTC))
+	s.mark(saturday)
 	if c := s.certificate(certificatePath); c.Version != 1 || c.State != ledger.DayComplete {
 		t.Errorf("when it has ended: %+v", c)
 	}
@@ -179,6 +181,104 @@ func TestBEY01TheRosterDecidesWhoIsExpected(t *testing.T) {
 	late := get[struct{ Items []expected }](s.b, "admin", path+"?day=2026-12-25").Items
 	if slices.ContainsFunc(late, func(e expected) bool { return e.Kind == "workstation" && e.ID == "2" }) {
 		t.Errorf("35 days later: %+v", late)
+	}
+}
+
+// TestBEY01ARegisteredPCIsExpected is a second PC that cannot deliver on its first day, with a
+// till that nobody has heard of.
+func TestBEY01ARegisteredPCIsExpected(t *testing.T) {
+	s := newShop(t)
+	s.clock.set(time.Date(2026, 11, 21, 10, 0, 0, 0, time.UTC))
+	s.must(s.b.ledger.RegisterAgent(t.Context(), protocol.Origin{Chain: chain, Store: "0001", Agent: "pc-2"}), t)
+	s.clock.set(time.Date(2026, 11, 22, 12, 0, 0, 0, time.UTC))
+	s.trade(saturday)
+	s.mark(saturday)
+	missed := func() bool {
+		return slices.ContainsFunc(s.certificate(certificatePath).Reasons, func(r ledger.Reason) bool { return r.Kind == ledger.ReasonDayMark && r.Who == "pc-2" })
+	}
+	if !missed() {
+		t.Error("nobody misses the mark of pc-2")
+	}
+	if c := s.certificate("/v1/stores/0001/days/2026-11-20/certificate"); c.State != ledger.DayComplete {
+		t.Errorf("the day before it was registered is %s: %v", c.State, c.Reasons)
+	}
+	second := s.second("pc-2")
+	if !missed() {
+		t.Error("with its seal nobody misses the mark of pc-2")
+	}
+	second.numbers["7"] = 0
+	second.sellAt("7", saturday)
+	if !missed() {
+		t.Error("with a sale nobody misses the mark of pc-2")
+	}
+	second.mark(saturday)
+	if c := s.certificate(certificatePath); c.State != ledger.DayComplete {
+		t.Errorf("when pc-2 has delivered the day is %s: %v", c.State, c.Reasons)
+	}
+	// One that is given up before it began.
+	s.must(s.b.ledger.RegisterAgent(t.Context(), protocol.Origin{Chain: chain, Store: "0001", Agent: "pc-3"}), t)
+	const sunday = "/v1/stores/0001/roster?day=2026-11-22"
+	want := expected{"agent", "pc-3", true, "registered", "2026-11-22", ""}
+	if rows := get[struct{ Items []expected }](s.b, "admin", sunday).Items; !slices.Contains(rows, want) {
+		t.Errorf("roster %+v, want %+v", rows, want)
+	}
+	s.must(s.b.ledger.SetAgentState(t.Context(), protocol.Origin{Chain: chain, Store: "0001", Agent: "pc-3"}, ledger.AgentRevoked), t)
+	if rows := get[struct{ Items []expected }](s.b, "admin", sunday).Items; slices.ContainsFunc(rows, func(e expected) bool { return e.ID == "pc-3" }) {
+		t.Errorf("roster %+v, want no revoked pc-3", rows)
+	}
+}
+
+// TestBEY01ANewPCIsNotExpectedBefore: the seal of an agent has no day.
+func TestBEY01ANewPCIsNotExpectedBefore(t *testing.T) {
+	s := newShop(t)
+	s.trade(saturday)
+	s.mark(saturday)
+	s.clock.set(time.Date(2026, 11, 23, 12, 0, 0, 0, time.UTC))
+	s.must(s.b.ledger.RegisterAgent(t.Context(), protocol.Origin{Chain: chain, Store: "0001", Agent: "pc-2"}), t)
+	second := s.second("pc-2")
+	second.numbers["7"] = 0
+	second.sellAt("7", saturday.AddDays(2))
+	if c := s.certificate(certificatePath); c.State != ledger.DayComplete {
+		t.Errorf("before pc-2 came the day is %s: %v", c.State, c.Reasons)
+	}
+}
+
+func TestBEY01HeadOfficeSettlesAReason(t *testing.T) {
+	s := newShop(t)
+	s.trade(saturday)
+	s.numbers["2"] += 3
+	s.sellAt("2", saturday)
+	s.mark(saturday)
+	reason := s.certificate(certificatePath).Reasons[0]
+	const path = "/v1/stores/0001/days/2026-11-21/settlements"
+	body := map[string]string{"kind": reason.Kind, "who": reason.Who, "what": reason.What, "by": "Berit", "why": "the till was replaced"}
+	s.b.token("auditor", nil, ScopeCertificates)
+	s.b.token("office", nil, ScopeSettle)
+	s.b.token("other", []string{"0002"}, ScopeSettle)
+	s.b.wantProblem(s.b.do("auditor", "PUT", path, body), http.StatusForbidden, ScopeSettle)
+	s.b.wantProblem(s.b.do("other", "PUT", path, body), http.StatusForbidden, "0001")
+	query := "?kind=workstation&who=2&what=" + url.QueryEscape(reason.What)
+	s.b.wantProblem(s.b.do("other", "DELETE", path+query, nil), http.StatusForbidden, "0001")
+	s.b.wantProblem(s.b.do("office", "PUT", path, map[string]string{"kind": reason.Kind, "who": reason.Who, "what": reason.What, "by": "Berit", "why": ""}), http.StatusUnprocessableEntity)
+	s.b.wantProblem(s.b.do("office", "PUT", path, map[string]string{"kind": reason.Kind, "who": "1", "what": reason.What, "by": "Berit", "why": "x"}), http.StatusNotFound)
+	if resp := s.b.do("office", "PUT", path, body); resp.StatusCode != http.StatusOK {
+		t.Fatalf("settle: %d", resp.StatusCode)
+	}
+	s.b.wantProblem(s.b.do("office", "PUT", path, body), http.StatusConflict, "settled")
+	c := s.certificate(certificatePath)
+	if c.State != ledger.DaySettled || len(c.Reasons) != 1 || c.Reasons[0].Settled == nil || c.Reasons[0].Settled.Through != "token office" || c.Reasons[0].Settled.By != "Berit" {
+		t.Errorf("the day is %s: %+v", c.State, c.Reasons)
+	}
+	if want := []string{"the day was incomplete and is settled", "settled by Berit: " + reason.What}; !slices.Equal(c.Restates.Changes, want) {
+		t.Errorf("changes %q, want %q", c.Restates.Changes, want)
+	}
+	if resp := s.b.do("office", "DELETE", path+query, nil); resp.StatusCode != http.StatusOK {
+		t.Fatalf("take it back: %d", resp.StatusCode)
+	}
+	s.b.wantProblem(s.b.do("office", "DELETE", path+query, nil), http.StatusNotFound)
+	c = s.certificate(certificatePath)
+	if want := []string{"the day was settled and is incomplete", "no longer settled: " + reason.What}; c.State != ledger.DayIncomplete || !slices.Equal(c.Restates.Changes, want) {
+		t.Errorf("the day is %s: %q, want %q", c.State, c.Restates.Changes, want)
 	}
 }
 

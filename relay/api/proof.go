@@ -2,12 +2,14 @@ package api
 
 import (
 	"context"
+	"errors"
 	"net/http"
 	"reflect"
 	"slices"
 
 	"github.com/danielgtaylor/huma/v2"
 
+	"github.com/storelay/storelay/protocol"
 	"github.com/storelay/storelay/relay/ledger"
 )
 
@@ -35,6 +37,28 @@ type signedCertificate struct {
 	SignedBy    []byte                `json:"signedBy" doc:"X.509 certificate (DER) of the signing key, from the relay's certificate authority"`
 }
 
+type settlement struct {
+	Kind string `json:"kind" doc:"Of the reason, as the certificate has it"`
+	Who  string `json:"who" doc:"Of the reason"`
+	What string `json:"what" doc:"Of the reason, word by word"`
+	By   string `json:"by" minLength:"1" maxLength:"200" doc:"The person who answers for it"`
+	Why  string `json:"why" minLength:"1" maxLength:"300" doc:"What head office knows of it"`
+}
+
+type putSettlementInput struct {
+	Store string `path:"store" pattern:"^[A-Za-z0-9_-]{1,64}$"`
+	Day   string `path:"day" format:"date" doc:"Business day"`
+	Body  settlement
+}
+
+type deleteSettlementInput struct {
+	Store string `path:"store" pattern:"^[A-Za-z0-9_-]{1,64}$"`
+	Day   string `path:"day" format:"date" doc:"Business day"`
+	Kind  string `query:"kind" required:"true"`
+	Who   string `query:"who"`
+	What  string `query:"what" required:"true"`
+}
+
 type rosterEntry struct {
 	Kind     string `json:"kind" enum:"agent,workstation,counter"`
 	ID       string `json:"id" pattern:"^[A-Za-z0-9_-]{1,64}$"`
@@ -57,8 +81,8 @@ type expected struct {
 	Kind     string `json:"kind" enum:"agent,workstation,counter"`
 	ID       string `json:"id"`
 	Expected bool   `json:"expected"`
-	Why      string `json:"why" enum:"seen,headOffice,gone" doc:"Seen by the relay, said by head office, or retired or revoked since"`
-	FirstDay string `json:"firstDay,omitempty" format:"date" doc:"Of head office's entry, or when it was first seen"`
+	Why      string `json:"why" enum:"seen,registered,headOffice,gone" doc:"Seen by the relay, registered and not heard of yet, said by head office, or retired or revoked since"`
+	FirstDay string `json:"firstDay,omitempty" format:"date" doc:"Of head office's entry, when an agent was registered or its first record's, or when it was first seen"`
 	LastDay  string `json:"lastDay,omitempty" format:"date" doc:"Of head office's entry, or when it was last seen"`
 }
 
@@ -66,15 +90,32 @@ type expected struct {
 func (a *api) proof() {
 	handle(a, http.MethodGet, "/v1/stores/{store}/days/{day}/certificate", "dayCertificate", ScopeCertificates, "Signed certificate that a business day is complete, or what it lacks",
 		func(ctx context.Context, in *certificateInput) (certificateFile, error) {
-			token, err := storeToken(ctx, in.Store)
-			if err != nil {
-				return nil, err
-			}
-			day, err := parseDay("day", in.Day)
+			token, day, err := tokenAndDay(ctx, in.Store, in.Day)
 			if err != nil {
 				return nil, err
 			}
 			return a.Ledger.DayCertificate(ctx, token.Chain, in.Store, day, in.Version)
+		})
+	handle(a, http.MethodPut, "/v1/stores/{store}/days/{day}/settlements", "putSettlement", ScopeSettle, "Say what head office knows of one reason why a day is incomplete: the certificate shows both, and is never complete by it",
+		func(ctx context.Context, in *putSettlementInput) (settlement, error) {
+			token, day, err := tokenAndDay(ctx, in.Store, in.Day)
+			if err != nil {
+				return settlement{}, err
+			}
+			err = a.Ledger.Settle(ctx, token.Chain, in.Store, day, ledger.Settlement{
+				Reason: ledger.Reason{Kind: in.Body.Kind, Who: in.Body.Who, What: in.Body.What}, By: in.Body.By, Why: in.Body.Why, Through: "token " + token.Name})
+			if errors.Is(err, ledger.ErrExists) {
+				err = huma.Error409Conflict("the reason is settled: take that back first")
+			}
+			return in.Body, err
+		})
+	handle(a, http.MethodDelete, "/v1/stores/{store}/days/{day}/settlements", "deleteSettlement", ScopeSettle, "Take back what was said of a reason",
+		func(ctx context.Context, in *deleteSettlementInput) (done, error) {
+			token, day, err := tokenAndDay(ctx, in.Store, in.Day)
+			if err == nil {
+				err = a.Ledger.Unsettle(ctx, token.Chain, in.Store, day, ledger.Reason{Kind: in.Kind, Who: in.Who, What: in.What})
+			}
+			return done{err == nil}, err
 		})
 	handle(a, http.MethodGet, "/v1/stores/{store}/roster", "listRoster", ScopeCertificates, "Agents, tills and counters, and whether they are expected on a day",
 		func(ctx context.Context, in *storeDayInput) (list[expected], error) {
@@ -108,6 +149,16 @@ func (a *api) proof() {
 			rows, err := a.Ledger.Alarms(ctx, token.Chain)
 			return listOf(slices.DeleteFunc(rows, func(r ledger.Alarm) bool { return r.Store != "" && !sees(token, r.Store) })), err
 		})
+}
+
+// tokenAndDay is the request's token, if it may know of the store, and its day.
+func tokenAndDay(ctx context.Context, store, day string) (ledger.Token, protocol.Day, error) {
+	token, err := storeToken(ctx, store)
+	if err != nil {
+		return token, protocol.Day{}, err
+	}
+	d, err := parseDay("day", day)
+	return token, d, err
 }
 
 func (a *api) putRoster(ctx context.Context, in *putRosterInput) (rosterEntry, error) {

@@ -69,6 +69,18 @@ func newShop(t *testing.T) *shop {
 	return s
 }
 
+// second begins the stream of another agent of the shop, with a seal as agents write it.
+func (s *shop) second(name string) *shop {
+	s.b.t.Helper()
+	o := protocol.Origin{Chain: chain, Store: "0001", Agent: name}
+	a := &agent{b: s.b, origin: o, epoch: protocol.Epoch(fmt.Sprintf("%032x", []byte(name)))}
+	a.prev = protocol.Genesis(chain, o.Store, o.Agent, a.epoch)
+	second := &shop{agent: a, numbers: map[string]int64{}, clock: s.clock}
+	second.enrol(o)
+	second.sendRecord(protocol.Record{Kind: protocol.KindSeal, At: "2026-11-21T12:00:00+01:00", Body: []byte(`{"bootId":"b","before":null}`)})
+	return second
+}
+
 func (s *shop) must(err error, t testing.TB) {
 	t.Helper()
 	if err != nil {
@@ -119,11 +131,23 @@ func (s *shop) mark(day protocol.Day) {
 
 func (s *shop) markHead(day protocol.Day, head protocol.Mark) {
 	s.b.t.Helper()
+	s.send(protocol.KindDayMark, day, string(s.signed(day, head)))
+}
+
+// markAt marks a day at a time of the PC's clock.
+func (s *shop) markAt(day protocol.Day, at string) {
+	s.b.t.Helper()
+	body := s.signed(day, protocol.Mark{Epoch: s.epoch, Through: s.seq, Hash: s.prev})
+	s.sendRecord(protocol.Record{Kind: protocol.KindDayMark, At: at, Day: day, Body: body})
+}
+
+func (s *shop) signed(day protocol.Day, head protocol.Mark) []byte {
+	s.b.t.Helper()
 	m, err := protocol.SignDayMark(s.origin, day, head, s.identity.Certificate[0], s.identity.PrivateKey.(crypto.Signer))
 	s.must(err, s.b.t)
 	body, err := json.Marshal(m)
 	s.must(err, s.b.t)
-	s.send(protocol.KindDayMark, day, string(body))
+	return body
 }
 
 func (s *shop) sendRecord(r protocol.Record) {

@@ -31,8 +31,8 @@ func (l *Ledger) RegisterAgent(ctx context.Context, o protocol.Origin) error {
 	}
 	made := false
 	err = l.exec(ctx, statement{
-		text: "INSERT INTO agents (chain, store, agent, state, last_seen, version) VALUES ($1, $2, $3, $4, 0, '') ON CONFLICT DO NOTHING RETURNING 1",
-		args: []any{id, o.Store, o.Agent, AgentActive},
+		text: "INSERT INTO agents (chain, store, agent, state, last_seen, version, registered) VALUES ($1, $2, $3, $4, 0, '', $5) ON CONFLICT DO NOTHING RETURNING 1",
+		args: []any{id, o.Store, o.Agent, AgentActive, l.now().UnixMicro()},
 		scan: func(scanner) error { made = true; return nil },
 	})
 	if err == nil && !made {

@@ -194,7 +194,7 @@ func (g *group) quarantine(whose protocol.Origin, key streamKey, stream int64, i
 	g.quarantining[place] = stream
 	g.lastQuarantined++
 	g.changes.quarantined.add(g.id, g.lastQuarantined, stream, int64(r.Seq), whose.Store, whose.Agent, string(key.epoch),
-		storable(string(r.Kind)), it.day, cause, storable(reason), g.at0, it.hash[:], r.AppendJSON(nil))
+		storable(string(r.Kind)), it.day, cause, storable(reason), g.at0, it.hash[:], r.AppendJSON(nil), receiptDay(r, whose.Store))
 }
 
 // A quarantineKey is one content at one position.
@@ -218,7 +218,7 @@ func (g *group) quarantineRaw(j *job) {
 	g.quarantining[place] = 0
 	g.lastQuarantined++
 	g.changes.quarantined.add(g.id, g.lastQuarantined, int64(0), int64(j.first), whose.Store, whose.Agent, string(j.epoch),
-		"", "", causeRaw, storable("cannot be read: "+j.unread), g.at0, []byte{}, j.raw)
+		"", "", causeRaw, storable("cannot be read: "+j.unread), g.at0, []byte{}, j.raw, "")
 }
 
 // nullable keeps nil nil when it becomes an argument.

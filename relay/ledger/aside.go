@@ -117,7 +117,7 @@ func (g *group) applyAgain(ctx context.Context, t tx, j *job) error {
 		return err
 	}
 	if values := g.changes.quarantined.values; len(values) > 0 {
-		return protocol.Faults{{Problem: values[len(values)-4].(string)}}
+		return protocol.Faults{{Problem: values[len(values)-5].(string)}}
 	}
 	return nil
 }

@@ -21,6 +21,7 @@ import (
 const (
 	DayComplete   = "complete"
 	DayIncomplete = "incomplete"
+	DaySettled    = "settled" // incomplete, and head office has explained each reason: not proven to be complete
 
 	Unproven       = "unproven"
 	unprovenReason = "Z-reports and grand totals are not joined yet: they come with the day's books"
@@ -37,11 +38,11 @@ type DayCertificate struct {
 	Chain       string       `json:"chain"`
 	Store       string       `json:"store"`
 	Day         protocol.Day `json:"day"`
-	State       string       `json:"state" enum:"complete,incomplete"`
-	Reasons     []Reason     `json:"reasons" nullable:"false" doc:"Why the day is incomplete; none when it is complete"`
+	State       string       `json:"state" enum:"complete,incomplete,settled" doc:"Settled: head office has explained each reason; nothing proves that the day is complete"`
+	Reasons     []Reason     `json:"reasons" nullable:"false" doc:"Why the day is incomplete, or settled; none when it is complete"`
 	Proof       string       `json:"proof" enum:"unproven" doc:"Whether the tills' own totals of the day agree"`
 	ProofReason string       `json:"proofReason"`
-	Version     int64        `json:"version" doc:"1, 2 ...; 0 while the day is open: such a one is not kept"`
+	Version     int64        `json:"version" doc:"1, 2 ...; 0 while the day is open, or when the store had sent nothing by its end: such a one is not kept"`
 	Restates    *Restatement `json:"restates,omitempty" doc:"Of a version behind the first: what the one before said otherwise"`
 	IssuedAt    time.Time    `json:"issuedAt"`
 	Incarnation int64        `json:"incarnation" doc:"Of the ledger"`
@@ -74,6 +75,8 @@ type Reason struct {
 	Kind string `json:"kind" enum:"open,nobody,dayMark,signature,stream,hole,workstation,counter,quarantined,alarm"`
 	Who  string `json:"who" doc:"Agent, till or counter"`
 	What string `json:"what" doc:"One sentence"`
+	// Settled is head office's word on it.
+	Settled *Settled `json:"settled,omitempty" doc:"Head office has explained it; what is missing is missing all the same"`
 }
 
 // A Restatement names what a certificate says otherwise than the one before it.
@@ -115,6 +118,7 @@ type TillDay struct {
 	Expected    bool          `json:"expected"`
 	First       int64         `json:"first" doc:"0 = it has sent nothing"`
 	Last        int64         `json:"last"`
+	Wrapped     bool          `json:"wrapped,omitempty" doc:"Its numbers reached their highest one and began again at 1: last is of the second run"`
 	Count       int64         `json:"count" doc:"Receipts applied"`
 	Voided      int64         `json:"voided" doc:"Of which a later void undid"`
 	Repeated    int64         `json:"repeated" doc:"Receipts that came again with the same content, and were not applied again"`
@@ -185,15 +189,15 @@ type SignedCertificate struct {
 // DayCertificate gives the certificate of a store's business day. When what it states has
 // changed since the last one that was given out it is a new version, which is kept; otherwise
 // it is that one, byte by byte. A version above 0 asks for one that was given out. The day's
-// certificate while the day is open is version 0 and not kept. ErrNotFound: no such store or
-// version.
+// certificate while the day is open, or of a day before the store began, is version 0 and not
+// kept. ErrNotFound: no such store or version.
 func (l *Ledger) DayCertificate(ctx context.Context, chain, store string, day protocol.Day, version int64) ([]byte, error) {
 	id, err := l.chainID(ctx, chain, false)
 	var file []byte
 	switch {
 	case err != nil:
 	case l.ca == nil:
-		err = errors.New("there is no certificate authority to sign with")
+		err = errNoAuthority
 	case version > 0:
 		file, err = l.issued(ctx, id, store, day, version)
 	default:
@@ -228,12 +232,12 @@ func (l *Ledger) certify(ctx context.Context, id int64, chain, store string, day
 			return nil, err
 		}
 		now := l.now().UTC()
-		c, open, err := l.lookAt(ctx, id, chain, store, day, now)
+		c, open, begun, err := l.lookAt(ctx, id, chain, store, day, now)
 		if err != nil {
 			return nil, err
 		}
 		c.IssuedAt = now.Truncate(time.Second)
-		if open {
+		if open || !begun && last == 0 {
 			return l.signed(c)
 		}
 		digest, err := c.digest()
@@ -331,8 +335,8 @@ func ReadDayCertificate(file []byte, roots *ca.Roots) (*DayCertificate, error) {
 	if err := roots.Signed(signed.SignedBy, signed.Certificate, signed.Signature); err != nil {
 		return nil, err
 	}
-	if (c.State == DayComplete) != (len(c.Reasons) == 0) {
-		return nil, fmt.Errorf("%w: it is %s with %d reasons against it", ErrCertificate, c.State, len(c.Reasons))
+	if want := stateOf(c.Reasons); c.State != want {
+		return nil, fmt.Errorf("%w: it says that it is %s, and its %d reasons say %s", ErrCertificate, c.State, len(c.Reasons), want)
 	}
 	for i := range c.Agents {
 		a := &c.Agents[i]

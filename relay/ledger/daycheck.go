@@ -37,18 +37,34 @@ type dayCheck struct {
 }
 
 // lookAt makes the certificate of a day without version, time and signature. Open says that
-// the day has not ended.
-func (l *Ledger) lookAt(ctx context.Context, id int64, chain, store string, day protocol.Day, now time.Time) (c *DayCertificate, open bool, err error) {
+// the day has not ended, begun that the store had begun by its end.
+func (l *Ledger) lookAt(ctx context.Context, id int64, chain, store string, day protocol.Day, now time.Time) (c *DayCertificate, open, begun bool, err error) {
 	err = l.inSnapshot(ctx, func(q querier) error {
 		d := &dayCheck{reader: reader{q, id}, l: l, chain: chain, store: store, day: day, now: now, roots: l.ca.Roots(),
 			streams: map[string][]*stream{}, gaps: map[streamKey][]gap{}, marks: map[string]*heardMark{}, marking: map[string]bool{}, repeated: map[string]int64{}}
 		if err := d.look(ctx); err != nil {
 			return err
 		}
+		var err error
+		begun, err = d.begun(ctx)
 		c, open = d.c, now.Before(d.end)
-		return nil
+		return err
 	})
-	return c, open, err
+	return c, open, begun, err
+}
+
+// begun says whether the store has records of the day, or had sent any by its end: anybody may
+// ask for any day that ever was, and those before are not kept.
+func (d *dayCheck) begun(ctx context.Context) (bool, error) {
+	if _, _, ok, err := d.span(ctx, d.day); ok || err != nil {
+		return ok, err
+	}
+	var first int64
+	err := d.q.QueryRowContext(ctx, "SELECT received FROM records WHERE chain = $1 AND store = $2 ORDER BY pos LIMIT 1", d.id, d.store).Scan(&first)
+	if errors.Is(err, sql.ErrNoRows) {
+		return false, nil
+	}
+	return micros(first).Before(d.end), err
 }
 
 // inSnapshot runs fn on one state of the database that does not change while it looks.
@@ -98,13 +114,15 @@ func (d *dayCheck) look(ctx context.Context) error {
 			return err
 		}
 	}
+	if err := d.settled(ctx); err != nil {
+		return err
+	}
 	return d.count(ctx)
 }
 
 // reason notes why the day is incomplete.
 func (d *dayCheck) reason(kind, who, format string, args ...any) {
-	d.c.State = DayIncomplete
-	d.c.Reasons = append(d.c.Reasons, Reason{kind, who, printable(fmt.Sprintf(format, args...))})
+	d.c.Reasons = append(d.c.Reasons, Reason{Kind: kind, Who: who, What: printable(fmt.Sprintf(format, args...))})
 }
 
 // readStreams reads the rows of the store's streams and their named holes.
@@ -172,36 +190,40 @@ type held struct {
 // readHeld reads the quarantined records of the day: by the agent's word, by the receipt's
 // own, or, where neither can be read, by when they came.
 func (d *dayCheck) readHeld(ctx context.Context) error {
-	type row struct {
-		held
-		day      string
-		received int64
-		text     []byte
-	}
-	rows, err := ask(ctx, d.q, `SELECT id, agent, epoch, seq, kind, day, cause, reason, received, record FROM quarantined
-		WHERE chain = $1 AND store = $2 AND (day IN ('', $3) OR kind = $4) ORDER BY id`, []any{d.id, d.store, d.day.String(), string(protocol.KindTransaction)},
-		func(s scanner, r *row) error {
+	day := d.day.String()
+	err := each(ctx, d.q, `SELECT id, agent, epoch, seq, kind, cause, reason, CASE WHEN business_day <> '' THEN record END FROM quarantined
+		WHERE chain = $1 AND store = $2 AND (day = $3 OR (business_day <> '' AND business_day = $3) OR (day = '' AND received >= $4 AND received < $5)) ORDER BY id`,
+		[]any{d.id, d.store, day, d.start.UnixMicro(), d.end.UnixMicro()}, func(row scanner) error {
+			var h held
 			var seq int64
-			err := s.Scan(&r.ID, &r.Agent, (*string)(&r.Epoch), &seq, &r.Kind, &r.day, &r.cause, &r.Reason, &r.received, &r.text)
-			r.Seq, r.Kind, r.Reason = uint64(seq), printable(r.Kind), printable(r.Reason)
-			return err
+			var text []byte
+			if err := row.Scan(&h.ID, &h.Agent, (*string)(&h.Epoch), &seq, &h.Kind, &h.cause, &h.Reason, &text); err != nil {
+				return err
+			}
+			h.Seq, h.Kind, h.Reason = uint64(seq), printable(h.Kind), printable(h.Reason)
+			var record protocol.Record
+			if text != nil && json.Unmarshal(text, &record) == nil {
+				h.sale = receiptOf(record.Body)
+			}
+			d.held = append(d.held, h)
+			return nil
 		})
 	if err != nil {
 		return fmt.Errorf("quarantine: %w", err)
 	}
-	for _, r := range rows {
-		bears := r.day == d.day.String() || r.day == "" && d.rule.Day(micros(r.received)) == d.day
-		var record protocol.Record
-		if r.Kind == string(protocol.KindTransaction) && json.Unmarshal(r.text, &record) == nil {
-			if r.sale = receiptOf(record.Body); r.sale != nil && r.sale.store == d.store {
-				bears = bears || r.sale.day == d.day.String()
-			}
-		}
-		if bears {
-			d.held = append(d.held, r.held)
-		}
-	}
 	return nil
+}
+
+// receiptDay is the business day of a record that is a receipt of the store, "" when it is none
+// or cannot be read.
+func receiptDay(r *protocol.Record, store string) string {
+	if r.Kind != protocol.KindTransaction {
+		return ""
+	}
+	if key := receiptOf(r.Body); key != nil && key.store == store {
+		return key.day
+	}
+	return ""
 }
 
 // receiptOf reads the business key of a transaction that may be wrong otherwise; nil when
@@ -237,98 +259,6 @@ func (d *dayCheck) quarantined(context.Context, []Expected) error {
 		d.reason(ReasonQuarantine, h.Agent, "%s %d of epoch %s was received and not applied: %s", what, h.Seq, h.Epoch, h.Reason)
 	}
 	return nil
-}
-
-// holesOfDay names the holes that touch the day. Where the agent has marked the day, and one
-// before it, those are the holes between the two marks; otherwise the days of the records
-// around a hole tell.
-func (d *dayCheck) holesOfDay(ctx context.Context, _ []Expected) error {
-	var all []gap
-	for _, gaps := range d.gaps {
-		all = append(all, gaps...)
-	}
-	slices.SortFunc(all, func(a, b gap) int {
-		return cmp.Or(strings.Compare(a.agent, b.agent), strings.Compare(string(a.epoch), string(b.epoch)), cmp.Compare(a.first, b.first))
-	})
-	for _, g := range all {
-		lacks, err := d.lacks(ctx, &g)
-		if err != nil {
-			return err
-		}
-		if !lacks {
-			continue
-		}
-		touches, err := d.touches(ctx, &g)
-		if err != nil {
-			return err
-		}
-		if !touches {
-			continue
-		}
-		d.c.Holes = append(d.c.Holes, HoleOfDay{g.agent, g.epoch, g.first, g.last, printable(g.reason)})
-		more := ""
-		if g.first == 1 && g.moved() && g.seal == nil {
-			more = "; the seal is lost with it, so what is missing before the epoch is not known"
-		}
-		d.reason(ReasonHole, g.agent, "%s of epoch %s %s lost at the agent (%s)%s", numbered("record", g.first, g.last), g.epoch, wereOrWas(g.first, g.last), g.reason, more)
-	}
-	return nil
-}
-
-// lacks says whether the ledger lacks anything of a hole, and cuts off what its stream brought
-// after all. What came beside the stream is in quarantine, or was applied from another epoch.
-func (d *dayCheck) lacks(ctx context.Context, g *gap) (bool, error) {
-	if !g.moved() {
-		for _, s := range d.streams[g.agent] {
-			if s.key.epoch == g.epoch {
-				g.first = max(g.first, s.through+1)
-			}
-		}
-		if g.first > g.last {
-			return false, nil
-		}
-	}
-	var came int64
-	err := d.q.QueryRowContext(ctx, `SELECT count(*) FROM (
-			SELECT seq FROM quarantined WHERE chain = $1 AND store = $2 AND agent = $3 AND epoch = $4 AND seq BETWEEN $5 AND $6
-			UNION SELECT seq FROM resent WHERE chain = $1 AND store = $2 AND agent = $3 AND epoch = $4 AND seq BETWEEN $5 AND $6) AS came`,
-		d.id, d.store, g.agent, string(g.epoch), int64(g.first), int64(g.last)).Scan(&came)
-	if err != nil {
-		return false, fmt.Errorf("holes: %w", err)
-	}
-	return uint64(came) < g.last-g.first+1, nil
-}
-
-func (d *dayCheck) touches(ctx context.Context, g *gap) (bool, error) {
-	mark := d.marks[g.agent]
-	if mark != nil && g.moved() {
-		if covered, known := mark.covers(g); known {
-			return covered, nil
-		}
-	}
-	day := d.day.String()
-	if g.day > day {
-		return false, nil
-	}
-	// The records behind the hole begin no earlier than what it held ended.
-	after := d.rule.Day(micros(g.received)).String()
-	for _, s := range d.streams[g.agent] {
-		if s.key.epoch != g.epoch || s.through <= g.last {
-			continue
-		}
-		found, err := d.entries(ctx, s, g.last+1, g.last+1)
-		if err != nil {
-			return false, err
-		}
-		if len(found) > 0 && found[0].record != nil && !found[0].record.Day.IsZero() {
-			after = found[0].record.Day.String()
-		}
-	}
-	before := g.day
-	if before == "" { // nothing stands before it in its stream
-		before = after
-	}
-	return before <= day && day <= after, nil
 }
 
 // bearing are the alarms that cast doubt on a day: one disk lives twice, or went back in time.

@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"crypto/x509"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -44,8 +45,35 @@ func (m *heardMark) covers(g *gap) (covered, known bool) {
 	return false, m.reached
 }
 
-// marksOf gives an agent's newest mark of the day and, behind before, of the days before.
-func (d *dayCheck) marksOf(ctx context.Context, agent string) (*heardMark, error) {
+// maxAhead is how far a PC's clock may be ahead of the relay's for its marks to count: an agent
+// that knows so much does not mark.
+const maxAhead = 24 * time.Hour
+
+// early says that the agent marked a day before it had ended: the mark came before that, or its
+// agent's clock was ahead when it was made. When a mark came whose record is gone nobody knows.
+func (d *dayCheck) early(ctx context.Context, m *heardMark, agent string) (bool, error) {
+	if m.received.Before(d.rule.Start(m.day.AddDays(1))) {
+		return true, nil
+	}
+	if m.day != d.day {
+		return false, nil // it speaks for no other day
+	}
+	for _, s := range d.streams[agent] {
+		if s.key.epoch != m.Epoch {
+			continue
+		}
+		found, err := d.entries(ctx, s, m.Seq, m.Seq)
+		if err != nil {
+			return false, err
+		}
+		return len(found) > 0 && found[0].record != nil && found[0].record.Time().After(m.received.Add(maxAhead)), nil
+	}
+	return false, nil
+}
+
+// marksOf gives an agent's newest mark of the day and, behind before, the newest of the days
+// before that came before it. Without one it says why there is none.
+func (d *dayCheck) marksOf(ctx context.Context, agent string) (mark *heardMark, none string, err error) {
 	// The 400 days are as far back as an agent that was off marks its days (agent/core).
 	found, err := ask(ctx, d.q, `SELECT m.day, m.epoch, m.seq, m.head_epoch, m.head_seq, m.head_hash, m.certificate, m.signature,
 			coalesce(r.pos, 0), coalesce(r.received, 0), coalesce(c.der, $6)
@@ -56,19 +84,44 @@ func (d *dayCheck) marksOf(ctx context.Context, agent string) (*heardMark, error
 		WHERE m.chain = $1 AND m.store = $2 AND m.agent = $3 AND m.day BETWEEN $4 AND $5`,
 		[]any{d.id, d.store, agent, d.day.AddDays(-400).String(), d.day.String(), []byte{}}, scanMark)
 	if err != nil {
-		return nil, fmt.Errorf("day marks of agent %s: %w", agent, err)
+		return nil, "", fmt.Errorf("day marks of agent %s: %w", agent, err)
+	}
+	none = "no mark of this day, so what it accepted may not be all here"
+	if slices.ContainsFunc(found, func(m *heardMark) bool { return m.day == d.day }) {
+		none = "marked before the day ended, so what it accepted since may not be all here"
+	}
+	var errs []error
+	found = slices.DeleteFunc(found, func(m *heardMark) bool {
+		early, err := d.early(ctx, m, agent)
+		errs = append(errs, err)
+		return early
+	})
+	if err := errors.Join(errs...); err != nil {
+		return nil, "", fmt.Errorf("day marks of agent %s: %w", agent, err)
+	}
+	// One that was brought by hand, beside its agent's streams, is older than it stands.
+	origin := protocol.Origin{Chain: d.chain, Store: d.store, Agent: agent}
+	aside := asideEpoch(origin)
+	age := func(m *heardMark) int64 {
+		if m.Epoch == aside {
+			return 0
+		}
+		return m.pos
 	}
 	slices.SortFunc(found, func(a, b *heardMark) int {
-		return cmp.Or(strings.Compare(b.day.String(), a.day.String()), cmp.Compare(b.pos, a.pos))
+		return cmp.Or(strings.Compare(b.day.String(), a.day.String()), cmp.Compare(age(b), age(a)))
 	})
 	if len(found) == 0 || found[0].day != d.day {
-		return nil, nil
+		return nil, none, nil
 	}
-	mark := found[0]
-	if i := slices.IndexFunc(found, func(m *heardMark) bool { return m.day != d.day }); i > 0 {
+	mark = found[0]
+	// A mark that its agent did not sign bounds nothing.
+	if i := slices.IndexFunc(found, func(m *heardMark) bool {
+		return m.day != d.day && m.Epoch != aside && m.pos < mark.pos && m.check(origin, m.day, d.roots) == nil
+	}); i > 0 {
 		mark.before = found[i]
 	}
-	return mark, nil
+	return mark, "", nil
 }
 
 func scanMark(row scanner, m **heardMark) error {
@@ -107,7 +160,7 @@ func (d *dayCheck) agents(ctx context.Context, expected []Expected) error {
 
 func (d *dayCheck) agent(ctx context.Context, name string) error {
 	a := AgentDay{Agent: name}
-	mark, err := d.marksOf(ctx, name)
+	mark, none, err := d.marksOf(ctx, name)
 	if err != nil {
 		return err
 	}
@@ -123,7 +176,7 @@ func (d *dayCheck) agent(ctx context.Context, name string) error {
 		if mutant.On(mutant.CertifyAnyhow) {
 			a.Complete = true
 		} else {
-			problem(ReasonDayMark, "no mark of this day, so what it accepted may not be all here")
+			problem(ReasonDayMark, "%s", none)
 		}
 		d.c.Agents = append(d.c.Agents, a)
 		return nil

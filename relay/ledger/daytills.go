@@ -32,13 +32,13 @@ type tillRun struct {
 // tills looks at the running numbers of each till that is expected or has sent something.
 func (d *dayCheck) tills(ctx context.Context, expected []Expected) error {
 	type number struct {
-		till     string
-		sequence int64
-		voided   int64 // -1 = its record is gone
+		till          string
+		sequence, pos int64
+		voided        int64 // -1 = its record is gone
 	}
-	rows, err := ask(ctx, d.q, `SELECT b.workstation, b.sequence, coalesce(r.voided, -1) FROM business_keys b LEFT JOIN records r ON r.chain = b.chain AND r.pos = b.pos
+	rows, err := ask(ctx, d.q, `SELECT b.workstation, b.sequence, b.pos, coalesce(r.voided, -1) FROM business_keys b LEFT JOIN records r ON r.chain = b.chain AND r.pos = b.pos
 		WHERE b.chain = $1 AND b.store = $2 AND b.business_day = $3 ORDER BY b.workstation, b.sequence`, []any{d.id, d.store, d.day.String()},
-		func(row scanner, n *number) error { return row.Scan(&n.till, &n.sequence, &n.voided) })
+		func(row scanner, n *number) error { return row.Scan(&n.till, &n.sequence, &n.pos, &n.voided) })
 	if err != nil {
 		return fmt.Errorf("numbers of the day: %w", err)
 	}
@@ -56,7 +56,7 @@ func (d *dayCheck) tills(ctx context.Context, expected []Expected) error {
 			till(e.ID).Expected = true
 		}
 	}
-	present := map[string][]int64{}
+	present, places := map[string][]int64{}, map[string]map[int64]int64{}
 	for _, n := range rows {
 		if n.voided < 0 {
 			continue // and so its number is missing
@@ -65,6 +65,10 @@ func (d *dayCheck) tills(ctx context.Context, expected []Expected) error {
 		t.Count++
 		t.Voided += n.voided
 		present[n.till] = append(present[n.till], n.sequence)
+		if places[n.till] == nil {
+			places[n.till] = map[int64]int64{}
+		}
+		places[n.till][n.sequence] = n.pos
 	}
 	for _, h := range d.held { // received, if not applied
 		if h.sale == nil || h.sale.store != d.store || h.sale.day != d.day.String() || !protocol.ValidID(h.sale.workstation) {
@@ -81,7 +85,7 @@ func (d *dayCheck) tills(ctx context.Context, expected []Expected) error {
 	}
 	for _, name := range slices.Sorted(maps.Keys(tills)) {
 		t := tills[name]
-		if err := d.till(ctx, t, present[name]); err != nil {
+		if err := d.till(ctx, t, present[name], places[name]); err != nil {
 			return err
 		}
 		d.c.Tills = append(d.c.Tills, *t)
@@ -89,12 +93,54 @@ func (d *dayCheck) tills(ctx context.Context, expected []Expected) error {
 	return nil
 }
 
+// wrap gives the index in sorted numbers at which a till's numbers ended at their highest one,
+// such as 9999, and began again at 1 on the same day; 0 = they did not. To be told from a hole
+// both ends must be there, and everything from the index on must have been applied before
+// everything in front of it: a till that counts on from 1 to 9999 does so in the other order.
+func wrap(numbers []int64, places map[int64]int64) int {
+	n := len(numbers)
+	if n == 0 || numbers[0] != 1 || !highest(numbers[n-1]) || len(places) < n {
+		return 0
+	}
+	before := make([]int64, n) // the last place of numbers[i:]
+	for i, last := n-1, int64(0); i >= 0; i-- {
+		place, applied := places[numbers[i]]
+		if !applied {
+			return 0
+		}
+		last = max(last, place)
+		before[i] = last
+	}
+	at, first := 0, places[1]
+	for i := 1; i < n; i++ {
+		first = min(first, places[numbers[i-1]])
+		if before[i] < first && numbers[i] > numbers[i-1]+1 {
+			if at > 0 {
+				return 0 // they went down more than once
+			}
+			at = i
+		}
+	}
+	return at
+}
+
+// highest says whether a till's numbers may end here: all nines, four of them at least.
+func highest(n int64) bool {
+	top := int64(9999)
+	for top < n && top < 1e17 {
+		top = top*10 + 9
+	}
+	return n == top
+}
+
 // till finds the numbers that are missing within the day, before it and behind it.
-func (d *dayCheck) till(ctx context.Context, t *TillDay, numbers []int64) error {
+func (d *dayCheck) till(ctx context.Context, t *TillDay, numbers []int64, places map[int64]int64) error {
 	slices.Sort(numbers)
 	numbers = slices.Compact(numbers)
+	again := wrap(numbers, places)
+	t.Wrapped = again > 0
 	for i := 1; i < len(numbers); i++ {
-		if numbers[i] > numbers[i-1]+1 {
+		if numbers[i] > numbers[i-1]+1 && (again == 0 || i != again) {
 			t.Missing = append(t.Missing, NumberRange{numbers[i-1] + 1, numbers[i] - 1})
 			d.missing(t, "")
 		}
@@ -106,7 +152,7 @@ func (d *dayCheck) till(ctx context.Context, t *TillDay, numbers []int64) error 
 	day := d.day.String()
 	i, _ := slices.BinarySearchFunc(runs, day, func(r tillRun, day string) int { return strings.Compare(r.day, day) })
 	if n := len(numbers); n > 0 {
-		t.First, t.Last = numbers[0], numbers[n-1]
+		t.First, t.Last = numbers[again], numbers[(again+n-1)%n]
 		run := tillRun{t.Workstation, day, t.First, t.Last}
 		if i < len(runs) && runs[i].day == day {
 			runs[i] = run
@@ -146,7 +192,7 @@ func (d *dayCheck) till(ctx context.Context, t *TillDay, numbers []int64) error 
 // that nothing is missing.
 func (d *dayCheck) silent(t *TillDay, before, behind *tillRun) {
 	switch {
-	case before != nil && behind != nil && t.Numbering != numberedDaily && behind.first == before.last+1:
+	case before != nil && behind != nil && t.Numbering != numberedDaily && (behind.first == before.last+1 || behind.first == 1 && highest(before.last)):
 	case before != nil && behind != nil && t.Numbering != numberedDaily && behind.first > before.last+1:
 		t.Missing = append(t.Missing, NumberRange{before.last + 1, behind.first - 1})
 		d.missing(t, " between its last number of "+before.day+" and its first of "+behind.day)
@@ -200,7 +246,34 @@ func (d *dayCheck) runs(ctx context.Context, till string) ([]tillRun, error) {
 		}
 		runs = append(runs, further...)
 	}
+	for i := range runs {
+		if r := &runs[i]; r.first == 1 && highest(r.last) {
+			if err := d.unwrap(ctx, r); err != nil {
+				return nil, err
+			}
+		}
+	}
 	return runs, nil
+}
+
+// unwrap finds out whether the numbers of a run's day ended and began again.
+func (d *dayCheck) unwrap(ctx context.Context, r *tillRun) error {
+	var numbers []int64
+	places := map[int64]int64{}
+	err := each(ctx, d.q, "SELECT sequence, pos FROM business_keys WHERE chain = $1 AND store = $2 AND business_day = $3 AND workstation = $4 ORDER BY sequence",
+		[]any{d.id, d.store, r.day, r.till}, func(row scanner) error {
+			var sequence, pos int64
+			err := row.Scan(&sequence, &pos)
+			numbers, places[sequence] = append(numbers, sequence), pos
+			return err
+		})
+	if err != nil {
+		return fmt.Errorf("numbers of till %s: %w", r.till, err)
+	}
+	if at := wrap(numbers, places); at > 0 {
+		r.first, r.last = numbers[at], numbers[at-1]
+	}
+	return nil
 }
 
 // numbering tells by the steps from day to day whether a till begins at 1 on each or goes on.

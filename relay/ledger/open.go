@@ -4,6 +4,7 @@ import (
 	"context"
 	"database/sql"
 	"embed"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -15,6 +16,7 @@ import (
 	"github.com/pressly/goose/v3"
 	"github.com/pressly/goose/v3/lock"
 
+	"github.com/storelay/storelay/protocol"
 	"github.com/storelay/storelay/relay/ca"
 )
 
@@ -124,7 +126,7 @@ func migrate(ctx context.Context, dialect goose.Dialect, open func() (*sql.DB, f
 				return nil
 			}
 			return roomForUpdates(ctx, t)
-		}}, nil)),
+		}}, nil), goose.NewGoMigration(6, &goose.GoFunc{RunTx: receiptDays}, nil)),
 	}
 	if dialect == goose.DialectPostgres { // relays that start at once take turns
 		locker, err := lock.NewPostgresSessionLocker()
@@ -152,6 +154,34 @@ func roomForUpdates(ctx context.Context, t *sql.Tx) error {
 		}
 	}
 	return nil
+}
+
+// receiptDays fills in the business days of the receipts in quarantine.
+func receiptDays(ctx context.Context, t *sql.Tx) error {
+	type row struct {
+		chain, id int64
+		store     string
+		text      []byte
+	}
+	for after := (row{}); ; {
+		found, err := ask(ctx, t, `SELECT chain, id, store, record FROM quarantined WHERE kind = $1 AND (chain > $2 OR (chain = $2 AND id > $3)) ORDER BY chain, id LIMIT 50`,
+			[]any{string(protocol.KindTransaction), after.chain, after.id}, func(s scanner, r *row) error { return s.Scan(&r.chain, &r.id, &r.store, &r.text) })
+		if err != nil || len(found) == 0 {
+			return err
+		}
+		for _, r := range found {
+			var record protocol.Record
+			if json.Unmarshal(r.text, &record) != nil {
+				continue
+			}
+			if day := receiptDay(&record, r.store); day != "" {
+				if _, err := t.ExecContext(ctx, "UPDATE quarantined SET business_day = $1 WHERE chain = $2 AND id = $3", day, r.chain, r.id); err != nil {
+					return err
+				}
+			}
+		}
+		after = found[len(found)-1]
+	}
 }
 
 // chainID gives the number of a chain; 0 when it has no row and make is false.

@@ -27,10 +27,16 @@ func (c *DayCertificate) changes(now *DayCertificate) []string {
 		say("counter %s: %s; now %s", name, was.text(), is.text())
 	})
 	both(c.Reasons, now.Reasons, func(r Reason) string { return r.Kind + "\x00" + r.Who + "\x00" + r.What }, func(_ string, was, is *Reason) {
-		if was != nil {
+		switch {
+		case is == nil:
 			say("no longer: %s", was.What)
-		} else {
+		case was == nil:
 			say("new: %s", is.What)
+		case is.Settled == nil:
+			say("no longer settled: %s", is.What)
+		}
+		if is != nil && is.Settled != nil {
+			say("settled by %s: %s", is.Settled.By, is.What)
 		}
 	})
 	if len(all) == 0 || !sameLists(c, now) {
@@ -87,7 +93,10 @@ func (t *TillDay) text() string {
 		return "nothing"
 	}
 	parts := []string{fmt.Sprintf("%d receipts", t.Count)}
-	if t.Count > 0 {
+	switch {
+	case t.Wrapped:
+		parts[0] += fmt.Sprintf(" (numbers %d and on, and 1 to %d again)", t.First, t.Last)
+	case t.Count > 0:
 		parts[0] += fmt.Sprintf(" (%s)", numbered("number", t.First, t.Last))
 	}
 	for _, m := range t.Missing {

@@ -3,6 +3,8 @@ package ledger
 import (
 	"cmp"
 	"context"
+	"database/sql"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -98,8 +100,8 @@ type Expected struct {
 	Kind     string       `json:"kind" enum:"agent,workstation,counter"`
 	ID       string       `json:"id"`
 	Expected bool         `json:"expected"`
-	Why      string       `json:"why" enum:"seen,headOffice,gone" doc:"Seen by the relay, said by head office, or retired or revoked since"`
-	FirstDay protocol.Day `json:"firstDay" doc:"Of head office's entry, or when it was first seen within the 35 days before"`
+	Why      string       `json:"why" enum:"seen,registered,headOffice,gone" doc:"Seen by the relay, registered and not heard of yet, said by head office, or retired or revoked since"`
+	FirstDay protocol.Day `json:"firstDay" doc:"Of head office's entry, when an agent was registered or its first record's, or when it was first seen within the 35 days before"`
 	LastDay  protocol.Day `json:"lastDay" doc:"Of head office's entry, or when it was last seen up to the day"`
 }
 
@@ -112,6 +114,14 @@ func (l *Ledger) Roster(ctx context.Context, chain, store string, day protocol.D
 	var all []Expected
 	err = l.inSnapshot(ctx, func(q querier) error {
 		d := &dayCheck{reader: reader{q, id}, l: l, chain: chain, store: store, day: day, streams: map[string][]*stream{}}
+		s := Store{Zone: "UTC"} // of one that is not set yet
+		err := d.q.QueryRowContext(ctx, "SELECT zone, cut_off FROM stores WHERE chain = $1 AND id = $2", d.id, d.store).Scan(&s.Zone, &s.CutOff)
+		if err != nil && !errors.Is(err, sql.ErrNoRows) {
+			return err
+		}
+		if d.rule, err = s.Rule(); err != nil {
+			return err
+		}
 		if err := d.readStreams(ctx); err != nil {
 			return err
 		}
@@ -189,11 +199,20 @@ func scanRoster(row scanner, e *RosterEntry) error {
 }
 
 // seenAgents are the agents of which something has come, from the day of their first record
-// on; those that are retiring or revoked up to the day of their last.
+// on, and those that are registered and have not been heard of, from the day on which they
+// were; those that are retiring or revoked up to the day of their last record.
 func (d *dayCheck) seenAgents(ctx context.Context) ([]Expected, error) {
-	type row struct{ agent, state string }
-	rows, err := ask(ctx, d.q, "SELECT agent, state FROM agents WHERE chain = $1 AND store = $2", []any{d.id, d.store},
-		func(s scanner, r *row) error { return s.Scan(&r.agent, &r.state) })
+	type row struct {
+		agent, state string
+		registered   time.Time
+	}
+	rows, err := ask(ctx, d.q, "SELECT agent, state, registered FROM agents WHERE chain = $1 AND store = $2", []any{d.id, d.store},
+		func(s scanner, r *row) error {
+			var registered int64
+			err := s.Scan(&r.agent, &r.state, &registered)
+			r.registered = micros(registered)
+			return err
+		})
 	if err != nil {
 		return nil, fmt.Errorf("agents: %w", err)
 	}
@@ -201,26 +220,61 @@ func (d *dayCheck) seenAgents(ctx context.Context) ([]Expected, error) {
 	for _, r := range rows {
 		aside := asideEpoch(protocol.Origin{Chain: d.chain, Store: d.store, Agent: r.agent})
 		streams := slices.DeleteFunc(slices.Clone(d.streams[r.agent]), func(s *stream) bool { return s.key.epoch == aside })
-		if len(streams) == 0 {
+		e := Expected{Kind: RosterAgent, ID: r.agent, Expected: true, Why: "seen"}
+		switch {
+		case len(streams) > 0:
+			if e.FirstDay, err = d.firstDay(ctx, streams[0], r.registered); err != nil {
+				return nil, err
+			}
+			newest := streams[len(streams)-1]
+			if e.LastDay, err = d.dayAt(ctx, newest, newest.through); err != nil {
+				return nil, err
+			}
+			if r.state != AgentActive && e.LastDay.Before(d.day) {
+				e.Expected, e.Why = false, "gone"
+			}
+		case r.state == AgentActive && !r.registered.IsZero():
+			e.FirstDay, e.Why = d.rule.Day(r.registered), "registered"
+		default:
 			continue
-		}
-		e := Expected{Kind: RosterAgent, ID: r.agent, Why: "seen"}
-		if e.FirstDay, err = d.dayAt(ctx, streams[0], 1); err != nil {
-			return nil, err
-		}
-		newest := streams[len(streams)-1]
-		if e.LastDay, err = d.dayAt(ctx, newest, newest.through); err != nil {
-			return nil, err
-		}
-		e.Expected = !d.day.Before(e.FirstDay)
-		if r.state != AgentActive && e.LastDay.Before(d.day) {
-			e.Expected, e.Why = false, "gone"
 		}
 		if !d.day.Before(e.FirstDay) {
 			all = append(all, e)
 		}
 	}
 	return all, nil
+}
+
+// firstDay is the first day of which an agent may have accepted something: that of the first
+// record that has one. Where its clock was ahead then, or its first epoch is not here, that is
+// the day of its registration; the zero Day when nobody knows.
+func (d *dayCheck) firstDay(ctx context.Context, first *stream, registered time.Time) (protocol.Day, error) {
+	var text string
+	var received int64
+	err := d.q.QueryRowContext(ctx, "SELECT day, received FROM records WHERE chain = $1 AND stream = $2 AND day <> '' ORDER BY seq LIMIT 1", d.id, first.id).Scan(&text, &received)
+	if err != nil && !errors.Is(err, sql.ErrNoRows) {
+		return protocol.Day{}, err
+	}
+	day, err := parseDay(text)
+	if err != nil {
+		return protocol.Day{}, err
+	}
+	found, err := d.entries(ctx, first, 1, 1)
+	if err != nil {
+		return protocol.Day{}, err
+	}
+	if len(found) > 0 && found[0].record != nil && !d.rule.Day(micros(received)).Before(day) {
+		if seal, err := protocol.DecodeSeal(found[0].record.Body); err == nil && seal.Before == nil && !seal.Forked {
+			return day, nil
+		}
+	}
+	if registered.IsZero() {
+		return protocol.Day{}, nil
+	}
+	if r := d.rule.Day(registered); day.IsZero() || r.Before(day) {
+		day = r
+	}
+	return day, nil
 }
 
 // dayAt is the business day of a record; the zero Day when it is not there.

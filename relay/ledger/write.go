@@ -42,7 +42,7 @@ func newChanges() changes {
 		sales:       newRows(salesTypes),
 		keys:        newRows("itttii"),
 		duplicates:  newRows("iiibtb"),
-		quarantined: newRows("iiiittttttt" + "ibb"),
+		quarantined: newRows("iiiittttttt" + "ibbt"),
 		resent:      newRows("itttib"),
 		voids:       newRows("itttii"),
 		voided:      newRows("ii"),
@@ -118,7 +118,7 @@ func (g *group) write(ctx context.Context, t tx, fail func(step string) error) e
 		{rows: numbers, text: insert("numbers", "chain, store, type, last", "ON CONFLICT (chain, store, type) DO UPDATE SET last = excluded.last")},
 		{rows: g.duplicates, text: insert("duplicates", "chain, stream, seq, hash, reason, record", "")},
 		{rows: g.quarantined, text: insert("quarantined",
-			"chain, id, stream, seq, store, agent, epoch, kind, day, cause, reason, received, hash, record", `ON CONFLICT (chain, store, agent, epoch, seq, hash) DO UPDATE SET stream = excluded.stream, cause = excluded.cause, reason = excluded.reason
+			"chain, id, stream, seq, store, agent, epoch, kind, day, cause, reason, received, hash, record, business_day", `ON CONFLICT (chain, store, agent, epoch, seq, hash) DO UPDATE SET stream = excluded.stream, cause = excluded.cause, reason = excluded.reason
 			WHERE quarantined.stream = 0 AND excluded.stream <> 0`)},
 		{rows: g.changes.resent, text: insert("resent", "chain, store, agent, epoch, seq, sha256", "")},
 		{rows: g.changes.voids, text: insert("voids", "chain, store, business_day, workstation, sequence, pos", "")},
