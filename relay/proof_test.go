@@ -168,7 +168,7 @@ func TestAuditEndsWithAnErrorWhenItFindsSomething(t *testing.T) {
 	}
 }
 
-// Two epochs that each say that they are the agent's first, and nobody has signed either.
+// Two more epochs say that they are the first of an agent that has one, and nobody has signed any.
 func TestAuditTrustsAlarmsOnlyWhenItIsTold(t *testing.T) {
 	config, _, _ := setUp(t)
 	led, err := ledger.Open(t.Context(), "sqlite:"+filepath.Join(filepath.Dir(config), "data", "relay.db"), ledger.Options{Inline: true, Log: slog.New(slog.DiscardHandler)})
@@ -191,7 +191,7 @@ func TestAuditTrustsAlarmsOnlyWhenItIsTold(t *testing.T) {
 		t.Errorf("untold: %s, %v", text, err)
 	}
 	text, err = output(t, "audit", "-config", config, "-trust-alarms")
-	if err != nil || !strings.Contains(text, "1 seals and records in quarantine rest on the ledger's own word alone") || !strings.Contains(text, "says that it is the agent's first, and it is not") {
+	if err != nil || !strings.Contains(text, "2 seals and records in quarantine rest on the ledger's own word alone") || !strings.Contains(text, "says that it is the agent's first, and it is not") {
 		t.Errorf("told to: %s, %v", text, err)
 	}
 }

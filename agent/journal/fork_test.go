@@ -321,3 +321,26 @@ func TestALostSegmentLeavesItsNeighboursAlone(t *testing.T) {
 		})
 	}
 }
+
+// TestAnAckOfWhatTheDiskHasLostIsTaken: the relay has records whose ack never came, and the disk
+// loses them. Nothing here can be compared with the ack; to wait for it for ever helps nobody.
+func TestAnAckOfWhatTheDiskHasLostIsTaken(t *testing.T) {
+	m := opened(t)
+	m.sellMany(t, 5)
+	oldest, _ := m.j.Heads()
+	b, err := m.j.Read(oldest, 4, 1<<20)
+	do(t, err)
+	do(t, m.restart())
+	m.sellMany(t, 1)
+	m.disk.Kill()
+	m.disk.Damage(m.disk.Files(".seg")[0], func(b []byte) []byte { return b[:9000] })
+	m.index.Lose()
+	do(t, m.open())
+	if len(m.j.Damage()) == 0 {
+		t.Fatal("no loss is named")
+	}
+	do(t, m.j.Acked(mark(b), 1))
+	for m.j.Stats().Waiting > 0 {
+		do(t, m.deliver(100))
+	}
+}

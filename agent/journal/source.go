@@ -291,6 +291,9 @@ func (j *Journal) Acked(mark protocol.Mark, incarnation int64) error {
 			return fmt.Errorf("ack %s/%d: %w", mark.Epoch, mark.Through, ErrFork)
 		case errors.Is(err, ErrGone) && mark.Through <= acked: // old, and dropped since
 			return nil
+		case errors.Is(err, ErrGone):
+			// The relay has what this disk has lost, and nothing here can be compared with it. If
+			// it is of another branch, the next record says so by its predecessor's hash.
 		case err != nil:
 			return fmt.Errorf("ack %s/%d: %w", mark.Epoch, mark.Through, err)
 		}

@@ -27,7 +27,9 @@ func (c *checker) rebuilt() {
 	}
 	// A disk that went back or lives twice may leave seals for which alarms alone speak.
 	disks := slices.ContainsFunc(c.w.stores, func(s *store) bool { return s.copy != nil || len(s.pc.taints) > 0 })
-	report, err := l.Audit(c.w.ctx(), ledger.AuditOptions{Chain: chain, Roots: c.w.relay.ca.Roots(), TrustAlarms: disks})
+	// A ledger that was put back may have lost a former agent's certificate.
+	former := c.w.relay.restores > 0 && slices.ContainsFunc(c.w.stores, func(s *store) bool { return s.pc.former != nil })
+	report, err := l.Audit(c.w.ctx(), ledger.AuditOptions{Chain: chain, Roots: c.w.relay.ca.Roots(), TrustAlarms: disks || former})
 	if err != nil || len(report.Findings) > 0 {
 		c.w.fail("audit: %v, %v", report.Findings, err)
 		return

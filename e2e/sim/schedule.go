@@ -198,6 +198,9 @@ func (s *Schedule) fault(r *rand.Rand, kind Kind) Fault {
 		}
 	case Skew:
 		f.N, f.For = r.Int64N(20*60)-10*60, minutes(120)
+		if r.IntN(3) == 0 { // whole days, the agent's days then end on the wrong ones
+			f.N += (r.Int64N(25) - 12) * 24 * 60
+		}
 	case Battery:
 		f.For = minutes(60)
 	case Revoke:

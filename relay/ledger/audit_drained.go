@@ -57,8 +57,7 @@ func (s *storeAudit) beyond(ctx context.Context, name string, a *agentAudit) err
 			case m.Head.Through <= from || a.wrong[epoch] != nil:
 				continue
 			case m.signed != nil && st == nil: // else it was named with its stream
-				a.wrong[epoch] = m.unsigned()
-				s.find(name, m.Epoch, *a.wrong[epoch])
+				a.wrong[epoch] = s.unsigned(name, m)
 				continue
 			case m.signed != nil:
 				continue

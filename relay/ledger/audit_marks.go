@@ -54,7 +54,7 @@ func (b before) Scan(dest ...any) error { return b.scanner.Scan(append([]any{b.f
 
 func (s *storeAudit) signedBy(agent string, m *heardMark) error {
 	if len(m.Certificate) == 0 {
-		return errors.New("the certificate with which it was signed is not kept")
+		return errNoCertificate
 	}
 	return m.check(protocol.Origin{Chain: s.chain, Store: s.store, Agent: agent}, m.day, s.opts.Roots)
 }
@@ -120,7 +120,7 @@ func (s *storeAudit) judge(ctx context.Context, st *stream, a *agentAudit, f *fo
 		case m.signed != nil && told:
 		case m.signed != nil:
 			told = true
-			s.find(st.key.agent, m.Epoch, *m.unsigned())
+			s.unsigned(st.key.agent, m)
 		case !m.head:
 			// Its record is missing, and named so; or it lies behind the end of the stream.
 		case m.hash != m.Head.Hash:
@@ -153,8 +153,18 @@ func (s *storeAudit) judge(ctx context.Context, st *stream, a *agentAudit, f *fo
 	return nil
 }
 
-func (m *auditMark) unsigned() *wrong {
-	return &wrong{kind: wrongMark, seq: m.Seq, last: m.Seq, what: fmt.Sprintf("the mark of %s was not signed by its agent: %v", m.day, m.signed)}
+var errNoCertificate = errors.New("the certificate with which it was signed is not kept")
+
+// unsigned notes a mark that its agent did not sign. One that another agent brought may lack its
+// certificate because the ledger was put back to before that agent connected for the last time.
+func (s *storeAudit) unsigned(agent string, m *auditMark) *wrong {
+	w := &wrong{kind: wrongMark, seq: m.Seq, last: m.Seq, what: fmt.Sprintf("the mark of %s was not signed by its agent: %v", m.day, m.signed)}
+	if errors.Is(m.signed, errNoCertificate) && s.raised && m.Epoch == asideEpoch(protocol.Origin{Chain: s.chain, Store: s.store, Agent: agent}) {
+		s.alone(agent, m.Epoch, *w)
+	} else {
+		s.find(agent, m.Epoch, *w)
+	}
+	return w
 }
 
 func (a *agentAudit) goodMark() string {
