@@ -13,7 +13,7 @@ import (
 
 // beside looks at the store's tables beside its streams.
 func (s *storeAudit) beside(ctx context.Context) error {
-	for _, look := range []func(context.Context) error{s.extra, s.resent, s.voids, s.waiting, s.daysOfHoles} {
+	for _, look := range []func(context.Context) error{s.extra, s.resent, s.voids, s.waiting, s.daysOfReceipts, s.daysOfHoles} {
 		if err := look(ctx); err != nil {
 			return err
 		}
@@ -97,6 +97,44 @@ func (s *storeAudit) waiting(ctx context.Context) error {
 				continue
 			}
 			s.find(r.agent, r.epoch, w)
+		}
+	}
+}
+
+// daysOfReceipts looks whether a receipt that is held back bears on its own business day.
+func (s *storeAudit) daysOfReceipts(ctx context.Context) error {
+	type row struct {
+		id    int64
+		agent string
+		epoch protocol.Epoch
+		day   string
+		entry
+	}
+	for last := int64(0); ; {
+		rows, err := ask(ctx, s.q, "SELECT id, agent, epoch, seq, business_day, record FROM quarantined WHERE chain = $1 AND store = $2 AND cause <> $3 AND id > $4 ORDER BY id LIMIT $5",
+			[]any{s.id, s.store, causeRaw, last, window}, func(found scanner, r *row) error {
+				var seq int64
+				var text []byte
+				err := found.Scan(&r.id, &r.agent, (*string)(&r.epoch), &seq, &r.day, &text)
+				r.seq = uint64(seq)
+				r.decode(text)
+				return err
+			})
+		if err != nil {
+			return fmt.Errorf("receipts in quarantine: %w", err)
+		}
+		if len(rows) == 0 {
+			return nil
+		}
+		for i := range rows {
+			r := &rows[i]
+			last = r.id
+			if r.record == nil { // named with its stream, or with what waits
+				continue
+			}
+			if day := receiptDay(r.record, s.store); day != r.day {
+				s.find(r.agent, r.epoch, wrong{kind: wrongColumns, seq: r.seq, last: r.seq, what: fmt.Sprintf("its row in quarantine says business day %q, and the record %q", r.day, day)})
+			}
 		}
 	}
 }

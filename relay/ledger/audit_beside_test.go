@@ -101,6 +101,9 @@ func TestBEY10WhatWaitsBesideItsStreamIsAsItsRowSays(t *testing.T) {
 		"another day": {func(h *house) {
 			h.sql("UPDATE quarantined SET day = '1999-01-01' WHERE epoch = $1 AND seq = 2", string(epochOf(2)))
 		}, e2 + "record 2: columns: its row in quarantine says transaction of 1999-01-01"},
+		"another business day": {func(h *house) {
+			h.sql("UPDATE quarantined SET business_day = '1999-01-01' WHERE epoch = $1 AND seq = 2", string(epochOf(2)))
+		}, e2 + `record 2: columns: its row in quarantine says business day "1999-01-01", and the record`},
 		"another content": {func(h *house) {
 			h.sql("UPDATE quarantined SET record = $2 WHERE epoch = $1 AND seq = 2", string(epochOf(2)), []byte("{}"))
 		}, e2 + "record 2: changed: waits in quarantine"},

@@ -330,7 +330,7 @@ func (h *house) cells() (all []cell) {
 		"records": {"pos": "number", "stream": "number", "seq": "number", "mono": "number", "number": "number", "voided": "number", "store": "text", "kind": "text",
 			"at": "text", "day": "text", "business_day": "text", "type": "text", "hash": "bytes", "body": "bytes", "was": "bytes"},
 		"duplicates":    {"stream": "number", "seq": "number", "hash": "bytes", "record": "bytes"},
-		"quarantined":   {"stream": "number", "seq": "number", "store": "text", "agent": "text", "epoch": "text", "kind": "text", "day": "text", "hash": "bytes", "record": "bytes"},
+		"quarantined":   {"stream": "number", "seq": "number", "store": "text", "agent": "text", "epoch": "text", "kind": "text", "day": "text", "business_day": "text", "hash": "bytes", "record": "bytes"},
 		"business_keys": {"business_day": "text", "workstation": "text", "sequence": "number", "pos": "number"},
 		"voids":         {"business_day": "text", "workstation": "text", "sequence": "number", "pos": "number"},
 		"resent":        {"store": "text", "agent": "text", "epoch": "text", "seq": "number", "sha256": "bytes"},
