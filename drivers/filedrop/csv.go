@@ -240,13 +240,14 @@ func (r *csvReader) bad(line int, field, hint, format string, args ...any) {
 func (t *table) transaction(rows []row) found {
 	r := &csvReader{table: t}
 	f := found{line: rows[0].line, at: map[string]int{}}
-	r.whole(rows)
+	all := r.merge(rows)
+	r.whole(all)
 	for _, row := range rows {
-		r.line(row, f.at)
+		r.line(row, all, f.at)
 		r.tender(row, f.at)
 	}
 	f.id = fmt.Sprintf("%s/%s/%d", r.t.Workstation, r.t.BusinessDay, r.t.Sequence)
-	r.finish(rows[0])
+	r.finish(all)
 	h := sha256.New()
 	for _, row := range rows {
 		for i, field := range row.fields {
@@ -266,16 +267,27 @@ func (t *table) transaction(rows []row) found {
 	return f
 }
 
-// whole reads what is said of the transaction, which all its rows say alike.
-func (r *csvReader) whole(rows []row) {
-	first := rows[0]
-	for _, other := range rows[1:] {
-		for _, field := range csvWhole {
-			if a, b := r.get(first, field), r.get(other, field); a != b && b != "" {
-				r.bad(other.line, field, "all rows of one transaction say the same, or nothing", "%q here, %q in line %d", b, a, first.line)
+// merge is a row with all that any of them says of the transaction as a whole.
+func (r *csvReader) merge(rows []row) row {
+	all := row{rows[0].line, slices.Clone(rows[0].fields)}
+	for _, field := range csvWhole {
+		i, ok := r.columns[field]
+		said := all.line
+		for _, row := range rows[1:] {
+			switch {
+			case !ok || r.get(row, field) == "" || r.get(row, field) == r.get(all, field):
+			case r.get(all, field) == "":
+				all.fields[i], said = row.fields[i], row.line
+			default:
+				r.bad(row.line, field, "all rows of one transaction say the same, or nothing", "%q here, %q in line %d", r.get(row, field), r.get(all, field), said)
 			}
 		}
 	}
+	return all
+}
+
+// whole reads what is said of the transaction.
+func (r *csvReader) whole(first row) {
 	said := r.get(first, "workstation")
 	if r.t.Workstation = said; r.drop.cfg.Workstations[said] != nil {
 		r.t.Workstation = fmt.Sprint(r.drop.cfg.Workstations[said])

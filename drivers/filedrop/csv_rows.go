@@ -9,7 +9,7 @@ import (
 )
 
 // line reads the line item of a row, if it has one.
-func (r *csvReader) line(row row, at map[string]int) {
+func (r *csvReader) line(row, all row, at map[string]int) {
 	item := r.get(row, "item")
 	if item == "" && r.get(row, "extendedAmount") == "" {
 		if extra := r.extras(row); extra != nil && r.t.Extra == nil {
@@ -39,7 +39,7 @@ func (r *csvReader) line(row row, at map[string]int) {
 		kind = own
 	}
 	sign := int64(1)
-	if back := kind == protocol.LineReturn || quantity < 0 || r.meaning(row) == string(protocol.TypeReturn); back {
+	if back := kind == protocol.LineReturn || quantity < 0 || r.meaning(all) == string(protocol.TypeReturn); back {
 		l.Type, sign = protocol.LineReturn, -1
 		amount = -abs(amount)
 	}

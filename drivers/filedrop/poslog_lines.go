@@ -193,6 +193,7 @@ func (r *posReader) identify(n *node, l *protocol.LineItem) {
 
 // extended is what is to be paid for the line.
 func (r *posReader) extended(n *node, l *protocol.LineItem, back bool) {
+	faults := len(r.faults)
 	amount, ok := r.amount(n, "ExtendedAmount")
 	for _, other := range []string{"Amount", "FaceValueAmount"} {
 		if !ok {
@@ -206,7 +207,7 @@ func (r *posReader) extended(n *node, l *protocol.LineItem, back bool) {
 			amount, _, ok = scaled(protocol.Decimal{Units: p.Units * q, Scale: p.Scale + 3}, r.exponent)
 		}
 	}
-	if !ok {
+	if !ok && len(r.faults) == faults {
 		r.bad(n, "ExtendedAmount", "", "missing")
 	}
 	if back {
@@ -273,9 +274,10 @@ func (d *Drop) tenderType(said string) (kind string, known bool) {
 
 func (r *posReader) tender(n *node) {
 	r.at[index("tenders", len(r.t.Tenders))] = n.line
+	faults := len(r.faults)
 	amount, ok := r.amount(n, "Amount")
 	if !ok {
-		if amount, ok = r.amount(n, "AmountAppliedToBill"); !ok {
+		if amount, ok = r.amount(n, "AmountAppliedToBill"); !ok && len(r.faults) == faults {
 			r.bad(n, "Tender/Amount", "", "missing")
 		}
 	}
