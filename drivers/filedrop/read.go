@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path"
 	"slices"
@@ -168,7 +169,11 @@ func (d *Drop) known(file string, err error) error {
 	if errors.Is(err, errStopped) {
 		return err
 	}
-	return &laterError{file, err, "the file is read again in a while; is the network folder reachable?", false}
+	hint := "the file is read again in a while; is the network folder reachable?"
+	if errors.Is(err, fs.ErrPermission) {
+		hint = "the agent must be allowed to read the files that the till writes"
+	}
+	return &laterError{file, err, hint, false}
 }
 
 // An acceptance hands the transactions of one file to the agent.
