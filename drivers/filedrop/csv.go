@@ -128,14 +128,14 @@ func (d *Drop) csvFile(src *source, each func(found) error) error {
 		src.done()
 		for i, field := range fields {
 			if !utf8.ValidString(field) {
-				return row{}, &badFile{line, fmt.Sprintf("column %d is not UTF-8", i+1), "set csv.encoding, for instance to windows-1252"}
+				return row{}, &fileError{line, fmt.Sprintf("column %d is not UTF-8", i+1), "set csv.encoding, for instance to windows-1252"}
 			}
 		}
 		return row{line, fields}, nil
 	}
 	first, err := read()
 	if errors.Is(err, io.EOF) {
-		return &badFile{1, "the file is empty", ""}
+		return &fileError{1, "the file is empty", ""}
 	}
 	if err == nil {
 		err = t.head(first)
@@ -156,7 +156,7 @@ func (d *Drop) csvFile(src *source, each func(found) error) error {
 			rows = rows[:0]
 		}
 		if rows = append(rows, next); len(rows) > maxRows {
-			return &badFile{next.line, fmt.Sprintf("one transaction has more than %d rows", maxRows), "is sequenceNumber the right column?"}
+			return &fileError{next.line, fmt.Sprintf("one transaction has more than %d rows", maxRows), "is sequenceNumber the right column?"}
 		}
 	}
 	if errors.Is(err, io.EOF) && len(rows) > 0 {
@@ -176,9 +176,9 @@ func badCSV(src *source, err error) error {
 		if errors.Is(err, csv.ErrFieldCount) {
 			hint = "each line has as many columns as the first; is csv.separator right?"
 		}
-		return &badFile{parse.Line, parse.Err.Error(), hint}
+		return &fileError{parse.Line, parse.Err.Error(), hint}
 	case errors.Is(err, errPiece), errors.Is(err, io.ErrUnexpectedEOF):
-		return &badFile{src.line, err.Error(), "is a quotation mark missing?"}
+		return &fileError{src.line, err.Error(), "is a quotation mark missing?"}
 	}
 	return err
 }
@@ -198,7 +198,7 @@ func (t *table) head(first row) error {
 		name := fmt.Sprint(c.Columns[field])
 		i := slices.Index(t.names, name)
 		if i < 0 {
-			return &badFile{first.line, fmt.Sprintf("there is no column %q, which csv.columns.%s names; there are %q", name, field, t.names), "is csv.separator right?"}
+			return &fileError{first.line, fmt.Sprintf("there is no column %q, which csv.columns.%s names; there are %q", name, field, t.names), "is csv.separator right?"}
 		}
 		t.columns[field], used[i] = i, true
 	}

@@ -119,6 +119,10 @@ func (r *csvReader) finish(first row) {
 	case string(protocol.TypeSale), string(protocol.TypeReturn), string(protocol.TypeVoid):
 		t.Type = protocol.TransactionType(kind)
 	default:
+		// A word that nobody has mapped may be their word for a sale: it must not count nowhere.
+		if _, mapped := r.drop.cfg.CSV.Types[r.get(first, "type")]; !mapped {
+			r.bad(first.line, "type", "csv.types says what the till's words mean", "unknown type %q", kind)
+		}
 		t.Type, t.Control = protocol.TypeControl, word(kind)
 	}
 	if !said {

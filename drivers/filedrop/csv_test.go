@@ -87,6 +87,7 @@ func TestEDG04ABadTableIsRejectedWithLineAndColumn(t *testing.T) {
 		{"a number that is none", "1.119,90", "elva", 3, "Belopp"},
 		{"a receipt number that is none", ";9;R;", ";nio;R;", 7, "Kvitto"},
 		{"rows that disagree", "1200;1136,66", "1200;99,00", 5, "Summa"},
+		{"a word for a type that nobody knows", ";9;R;", ";9;Retur;", 7, "Typ"},
 		{"a day that is none", "Kassa 1;21.11.2026;10", "Kassa 1;2026-11-21;10", 8, "Dag"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

@@ -45,6 +45,7 @@ type Drop struct {
 	desk   till.Desk
 	agent  Accepter
 	format format
+	clock  *time.Location          // of times without an offset; nil: the store's
 	seen   map[string]look         // owned by Run
 	step   func(what string) error // tests: before each step that changes anything; nil in a program
 
@@ -76,6 +77,9 @@ type Status struct {
 func New(cfg Config, desk till.Desk, agent Accepter) *Drop {
 	d := &Drop{cfg: cfg.withDefaults(), desk: desk, agent: agent, seen: map[string]look{}}
 	d.status = Status{ID: cfg.ID, Folder: cfg.Folder, Format: cfg.Format}
+	if cfg.Zone != "" {
+		d.clock, _ = time.LoadLocation(cfg.Zone) // Check has loaded it
+	}
 	switch cfg.Format {
 	case FormatPOSLog:
 		d.format = d.poslog
@@ -134,10 +138,8 @@ func (d *Drop) store() string {
 
 // zone is that of times without an offset.
 func (d *Drop) zone() *time.Location {
-	if d.cfg.Zone != "" {
-		if zone, err := time.LoadLocation(d.cfg.Zone); err == nil { // Check has loaded it
-			return zone
-		}
+	if d.clock != nil {
+		return d.clock
 	}
 	return d.desk.Rule().Zone
 }

@@ -139,7 +139,11 @@ func (d *Drop) round(ctx context.Context, host drivers.Host) (more bool, err err
 // matches says whether a file is one of the till's.
 func (d *Drop) matches(name string) bool {
 	ok, err := path.Match(strings.ToLower(d.cfg.Files), strings.ToLower(name))
-	return ok && err == nil && !(d.cfg.Ready == ReadyMarker && strings.HasSuffix(strings.ToLower(name), strings.ToLower(d.cfg.Marker)))
+	return ok && err == nil && !d.isMarker(name)
+}
+
+func (d *Drop) isMarker(name string) bool {
+	return d.cfg.Ready == ReadyMarker && strings.HasSuffix(strings.ToLower(name), strings.ToLower(d.cfg.Marker))
 }
 
 // find gives the first names of plain files, in order, and forgets looks at files that are
@@ -152,7 +156,7 @@ func (d *Drop) find(root *os.Root, dir string, matches func(name string) bool) (
 		case e.IsDir():
 			return
 		case !matches(e.Name()) || !e.Type().IsRegular() && dir == ".":
-			if !(d.cfg.Ready == ReadyMarker && strings.HasSuffix(e.Name(), d.cfg.Marker)) {
+			if !d.isMarker(e.Name()) {
 				ignored++
 			}
 			return

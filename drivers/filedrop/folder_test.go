@@ -253,8 +253,8 @@ func TestEDG04AFullDiskMakesFilesWait(t *testing.T) {
 			t.Errorf("status %+v, want why it waits", s)
 		}
 		b.wantFiles("", "work/1.json")
-		if len(b.host.states) == 0 || b.host.states[0].State != protocol.DeviceFault {
-			t.Errorf("states %+v, want a fault", b.host.states)
+		if said := b.host.said(); len(said) == 0 || said[0].State != protocol.DeviceFault {
+			t.Errorf("states %+v, want a fault", said)
 		}
 		b.agent.fail(nil)
 		wait(2 * time.Minute)
@@ -310,7 +310,7 @@ func TestAFileThatCannotBeReadIsNotRejected(t *testing.T) {
 	b.write("t.xml", sample(t, "tax-on-top.xml"))
 	text := sample(t, "tax-on-top.xml")
 	for cut := 0; cut < len(text); cut += 97 {
-		src := open(t.Context(), &broken{text: text[:cut]}, "")
+		src := open(t.Context(), &broken{text: text[:cut]})
 		err := b.drop.poslog(src, func(found) error { return nil })
 		if err == nil || src.file.err == nil {
 			t.Fatalf("after %d bytes: error %v, source %v, want the disk's error remembered", cut, err, src.file.err)

@@ -29,21 +29,21 @@ type lineFault struct {
 	protocol.Fault
 }
 
-// A badFile says why a file as a whole cannot be read. Nothing of it is accepted.
-type badFile struct {
+// A fileError says why a file as a whole cannot be read. Nothing of it is accepted.
+type fileError struct {
 	line    int // 0 = none
 	problem string
 	hint    string
 }
 
-func (b *badFile) Error() string {
+func (b *fileError) Error() string {
 	if b.line == 0 {
 		return b.problem
 	}
 	return fmt.Sprintf("line %d: %s", b.line, b.problem)
 }
 
-// A format walks through the transactions of a file. Its errors are those of each, *badFile,
+// A format walks through the transactions of a file. Its errors are those of each, *fileError,
 // and those of the source.
 type format func(src *source, each func(found) error) error
 

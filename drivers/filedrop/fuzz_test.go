@@ -19,7 +19,7 @@ func walkTwice(t *testing.T, b *bench, text string) {
 	var first []taken
 	for again := range 2 {
 		n := 0
-		src := open(t.Context(), strings.NewReader(text), "")
+		src := open(t.Context(), strings.NewReader(text))
 		err := b.drop.format(src, func(f found) error {
 			if len(f.faults) > 0 {
 				return nil
@@ -47,7 +47,7 @@ func walkTwice(t *testing.T, b *bench, text string) {
 			n++
 			return nil
 		})
-		var bad *badFile
+		var bad *fileError
 		if err != nil && (!errors.As(err, &bad) || bad.problem == "") {
 			t.Errorf("error %v, want a bad file", err)
 		}

@@ -86,6 +86,11 @@ func (h *clockHost) Now() time.Time {
 	defer h.mu.Unlock()
 	return h.now
 }
+func (h *clockHost) said() []protocol.DeviceState {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return slices.Clone(h.states)
+}
 func (h *clockHost) pass(d time.Duration) {
 	h.mu.Lock()
 	defer h.mu.Unlock()

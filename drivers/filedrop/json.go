@@ -21,7 +21,7 @@ func (d *Drop) jsonFile(src *source, each func(found) error) error {
 		object, line, err := c.next(n)
 		if errors.Is(err, io.EOF) {
 			if n == 0 && !c.list {
-				return &badFile{line, "no transaction in it", ""}
+				return &fileError{line, "no transaction in it", ""}
 			}
 			return nil
 		}
@@ -65,21 +65,21 @@ func (c *cutter) next(n int) ([]byte, int, error) {
 			c.closed = true
 			return c.next(n)
 		default:
-			return nil, 0, &badFile{c.src.line, fmt.Sprintf("want a comma or ] in the list, got %q", first), ""}
+			return nil, 0, &fileError{c.src.line, fmt.Sprintf("want a comma or ] in the list, got %q", first), ""}
 		}
 	}
 	line := c.src.line
 	switch {
 	case errors.Is(err, io.EOF) && c.list && !c.closed:
-		return nil, 0, &badFile{line, "the list ends too early", ""}
+		return nil, 0, &fileError{line, "the list ends too early", ""}
 	case errors.Is(err, io.EOF):
 		return nil, line, io.EOF
 	case err != nil:
 		return nil, 0, c.bad(err)
 	case c.closed:
-		return nil, 0, &badFile{line, "more stands behind the end of the list", ""}
+		return nil, 0, &fileError{line, "more stands behind the end of the list", ""}
 	case first != '{':
-		return nil, 0, &badFile{line, fmt.Sprintf("want an object or a list of objects, got %q", first), ""}
+		return nil, 0, &fileError{line, fmt.Sprintf("want an object or a list of objects, got %q", first), ""}
 	}
 	object, err := c.object()
 	return object, line, err
@@ -88,9 +88,9 @@ func (c *cutter) next(n int) ([]byte, int, error) {
 func (c *cutter) bad(err error) error {
 	switch {
 	case errors.Is(err, io.EOF):
-		return &badFile{c.src.line, "the JSON ends too early", ""}
+		return &fileError{c.src.line, "the JSON ends too early", ""}
 	case errors.Is(err, errPiece), errors.Is(err, io.ErrUnexpectedEOF):
-		return &badFile{c.src.line, err.Error(), ""}
+		return &fileError{c.src.line, err.Error(), ""}
 	}
 	return err
 }

@@ -55,7 +55,7 @@ func TestEDG04ALongFileIsReadPieceByPiece(t *testing.T) {
 			runtime.GC()
 			runtime.ReadMemStats(&before)
 			n, most := 0, uint64(0)
-			err := b.drop.format(open(t.Context(), tt.text, ""), func(f found) error {
+			err := b.drop.format(open(t.Context(), tt.text), func(f found) error {
 				if n++; n%4000 == 0 {
 					runtime.GC()
 					runtime.ReadMemStats(&now)

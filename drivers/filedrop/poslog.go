@@ -2,7 +2,6 @@ package filedrop
 
 import (
 	"encoding/json"
-	"errors"
 	"fmt"
 	"slices"
 	"strconv"
@@ -30,7 +29,7 @@ func (d *Drop) poslog(src *source, each func(found) error) error {
 		return err
 	}
 	if root.name.Local != "POSLog" {
-		return &badFile{root.line, fmt.Sprintf("want a POSLog, got <%s>", root.name.Local), "is this the folder of another program?"}
+		return &fileError{root.line, fmt.Sprintf("want a POSLog, got <%s>", root.name.Local), "is this the folder of another program?"}
 	}
 	for {
 		n, err := doc.next()
@@ -360,8 +359,6 @@ func put(extra protocol.Extra, name string, value any) {
 	extra[name] = text
 }
 
-var errNumber = errors.New("not a number")
-
 // amount reads a money element in minor units; one with more decimals than the currency has
 // is rounded, and stays in the rest as it came.
 func (r *posReader) amount(n *node, path ...string) (int64, bool) {
@@ -373,17 +370,14 @@ func (r *posReader) scaled(n *node, scale int, path ...string) (int64, bool) {
 	if k == nil || k.text == "" {
 		return 0, false
 	}
-	d, err := decimal(k.text)
-	if err == nil {
-		value, exact, ok := scaled(d, scale)
-		if ok {
+	if d, err := decimal(k.text); err == nil {
+		if value, exact, ok := scaled(d, scale); ok {
 			if exact {
 				k.text = ""
 				k.attr("Currency")
 			}
 			return value, true
 		}
-		err = errNumber
 	}
 	r.bad(k, k.name.Local, "a number such as 129.50", "%q is not a number that can be", k.text)
 	return 0, false

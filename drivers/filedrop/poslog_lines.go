@@ -68,8 +68,10 @@ func (r *posReader) item(item *node) {
 			kind.seen = true
 			r.sequence[number] = len(r.t.Lines)
 			r.line(kind, void)
-			if struck := textOf(item, "ItemLink"); void && struck != "" {
-				r.strikes = append(r.strikes, struck)
+			for _, where := range []*node{item, kind} {
+				if struck := textOf(where, "ItemLink"); void && struck != "" {
+					r.strikes = append(r.strikes, struck)
+				}
 			}
 		case "Tender":
 			if !void { // a struck one stays in the rest
@@ -87,8 +89,9 @@ func (r *posReader) item(item *node) {
 				r.tax(kind)
 			}
 		case "Discount":
-			if off, ok := r.amount(kind, "Amount"); ok && !void {
+			if !void {
 				kind.seen = true
+				off, _ := r.amount(kind, "Amount")
 				r.sums.discount += off
 			}
 		}

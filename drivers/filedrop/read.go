@@ -134,17 +134,17 @@ func (d *Drop) readTwice(ctx context.Context, root *os.Root, at string, info os.
 
 // walk goes through the file once. A bad file is no error: an error says that its text could
 // not be had.
-func (d *Drop) walk(ctx context.Context, root *os.Root, at string, info os.FileInfo, rehearsal bool, each func(found) error) (bad *badFile, err error) {
+func (d *Drop) walk(ctx context.Context, root *os.Root, at string, info os.FileInfo, rehearsal bool, each func(found) error) (bad *fileError, err error) {
 	file, err := root.Open(at)
 	if err != nil {
 		return nil, err
 	}
 	defer file.Close()
-	src := open(ctx, file, "")
+	src := open(ctx, file)
 	src.rehearsal = rehearsal
 	defer func() {
 		if p := recover(); p != nil { // a mistake of ours must not stop the other files
-			bad, err = &badFile{src.line, fmt.Sprintf("the agent made a mistake: %v", p), "send the file to the makers of the agent"}, nil
+			bad, err = &fileError{src.line, fmt.Sprintf("the agent made a mistake: %v", p), "send the file to the makers of the agent"}, nil
 		}
 	}()
 	err = d.format(src, each)

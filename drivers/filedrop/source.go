@@ -81,9 +81,9 @@ func (w *watched) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// open begins to read. Without a byte order mark the encoding is the one said.
-func open(ctx context.Context, file io.Reader, said string) *source {
-	s := &source{ctx: ctx, file: &watched{Reader: file}, encoding: said, line: 1}
+// open begins to read. The encoding is "" without a byte order mark: the format knows more.
+func open(ctx context.Context, file io.Reader) *source {
+	s := &source{ctx: ctx, file: &watched{Reader: file}, line: 1}
 	s.in = bufio.NewReaderSize(s.file, 32<<10)
 	head, _ := s.in.Peek(4) // an error comes again with the first byte
 	switch {
@@ -119,7 +119,7 @@ func (s *source) declare() error {
 	if found := declared.FindSubmatch(head); found != nil {
 		known, ok := encodings[strings.ToLower(string(found[1]))]
 		if !ok {
-			return &badFile{1, "the text is encoded as " + string(found[1]), "known: UTF-8, UTF-16, ISO-8859-1, ISO-8859-15, Windows-1252"}
+			return &fileError{1, "the text is encoded as " + string(found[1]), "known: UTF-8, UTF-16, ISO-8859-1, ISO-8859-15, Windows-1252"}
 		}
 		s.encoding = known
 	}

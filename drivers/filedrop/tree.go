@@ -146,7 +146,7 @@ func newDocument(src *source) (*document, error) {
 
 // bad names the line of what is wrong.
 func (d *document) bad(err error) error {
-	var known *badFile
+	var known *fileError
 	if errors.As(err, &known) {
 		return known
 	}
@@ -162,7 +162,7 @@ func (d *document) bad(err error) error {
 	if errors.Is(err, io.EOF) || strings.Contains(problem, "unexpected EOF") {
 		problem, hint = "the XML ends too early", "was it written by a program that was still at it? then set ready: marker or a longer settle"
 	}
-	return &badFile{line, problem, hint}
+	return &fileError{line, problem, hint}
 }
 
 // token is the next one that says something.
@@ -175,7 +175,7 @@ func (d *document) token() (xml.Token, error) {
 		switch t := t.(type) {
 		case xml.Directive:
 			line, _ := d.dec.InputPos()
-			return nil, &badFile{line, "a document type or an entity is declared", "it is never read; write the file without <!DOCTYPE>"}
+			return nil, &fileError{line, "a document type or an entity is declared", "it is never read; write the file without <!DOCTYPE>"}
 		case xml.ProcInst, xml.Comment:
 		default:
 			return t, nil
@@ -231,7 +231,7 @@ func (d *document) end() error {
 		}
 		if text, ok := t.(xml.CharData); !ok || len(bytes.TrimSpace(text)) > 0 {
 			line, _ := d.dec.InputPos()
-			return &badFile{line, "more stands behind the end of the document", "one file is one document"}
+			return &fileError{line, "more stands behind the end of the document", "one file is one document"}
 		}
 	}
 }
@@ -257,10 +257,10 @@ func (d *document) begin(start xml.StartElement) *node {
 // fill reads up to the end of n.
 func (d *document) fill(n *node, depth int) error {
 	if depth > maxDepth {
-		return &badFile{n.line, fmt.Sprintf("elements are nested more than %d deep", maxDepth), ""}
+		return &fileError{n.line, fmt.Sprintf("elements are nested more than %d deep", maxDepth), ""}
 	}
 	if d.left--; d.left < 0 {
-		return &badFile{n.line, fmt.Sprintf("one transaction has more than %d elements", maxElements), ""}
+		return &fileError{n.line, fmt.Sprintf("one transaction has more than %d elements", maxElements), ""}
 	}
 	var text strings.Builder
 	for {

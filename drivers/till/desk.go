@@ -15,16 +15,16 @@ var ErrSyntax = errors.New("not one JSON object")
 // ErrInvalid means that a transaction has faults.
 var ErrInvalid = errors.New("transaction is invalid")
 
-// A Refusal says why a body is no transaction that can be accepted.
-type Refusal struct {
+// A RefusalError says why a body is no transaction that can be accepted.
+type RefusalError struct {
 	Cause  error // ErrSyntax, ErrInvalid or ErrTooBig
 	Faults protocol.Faults
 }
 
-func (r *Refusal) Error() string { return r.Cause.Error() + ": " + r.Faults.Error() }
+func (r *RefusalError) Error() string { return r.Cause.Error() + ": " + r.Faults.Error() }
 
 // Unwrap gives the cause and the faults.
-func (r *Refusal) Unwrap() []error { return []error{r.Cause, r.Faults} }
+func (r *RefusalError) Unwrap() []error { return []error{r.Cause, r.Faults} }
 
 // A Desk is the one way from a till's bytes to an Intake, whichever door they come by.
 type Desk struct {
@@ -34,23 +34,23 @@ type Desk struct {
 
 // Take reads one transaction as JSON, fills in what the till may leave out, and checks it.
 // Workstation is the till that it comes from; "" takes any that the body names. The error is
-// a *Refusal that names all that is wrong.
+// a *RefusalError that names all that is wrong.
 func (d Desk) Take(body []byte, workstation string) (Intake, error) {
 	compact, faults := strictJSON(body)
 	if faults != nil {
-		return Intake{}, &Refusal{ErrSyntax, faults}
+		return Intake{}, &RefusalError{ErrSyntax, faults}
 	}
 	t, faults := d.stamp(compact, workstation)
 	if faults != nil {
-		return Intake{}, &Refusal{ErrInvalid, faults}
+		return Intake{}, &RefusalError{ErrInvalid, faults}
 	}
 	intake := Intake{Transaction: t, Digest: sha256.Sum256(compact), Keys: []string{"t:" + t.ID().String()}}
 	var err error
 	if intake.Body, err = json.Marshal(t); err != nil {
-		return Intake{}, &Refusal{ErrInvalid, asFaults(err)}
+		return Intake{}, &RefusalError{ErrInvalid, asFaults(err)}
 	}
 	if len(intake.Body) > protocol.MaxRecord {
-		return Intake{}, &Refusal{ErrTooBig, tooLong(len(intake.Body))}
+		return Intake{}, &RefusalError{ErrTooBig, tooLong(len(intake.Body))}
 	}
 	return intake, nil
 }

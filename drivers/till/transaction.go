@@ -104,7 +104,7 @@ func (h *handler) refusal(err error, intake Intake) problem {
 	return problem{Status: http.StatusServiceUnavailable, Code: "notAccepted", Detail: "the agent could not write the transaction down", Hint: "send the same transaction again"}
 }
 
-func tooBig(size int) problem { return refused(&Refusal{ErrTooBig, tooLong(size)}) }
+func tooBig(size int) problem { return refused(&RefusalError{ErrTooBig, tooLong(size)}) }
 
 // readBody reads a JSON body of at most limit bytes. Of a longer one it gives the first
 // MaxKept bytes; the rest is thrown away as it comes.
