@@ -49,8 +49,9 @@ type Drop struct {
 	seen   map[string]look         // owned by Run
 	step   func(what string) error // tests: before each step that changes anything; nil in a program
 
-	mu     sync.Mutex // guards status
+	mu     sync.Mutex // guards what follows
 	status Status
+	doubt  map[string]look // files in work that could not be read to their end, once
 }
 
 // A Status is what a drop shows on GET /v1/status.
@@ -75,7 +76,7 @@ type Status struct {
 
 // New makes the drop of a checked configuration; it opens nothing.
 func New(cfg Config, desk till.Desk, agent Accepter) *Drop {
-	d := &Drop{cfg: cfg.withDefaults(), desk: desk, agent: agent, seen: map[string]look{}}
+	d := &Drop{cfg: cfg.withDefaults(), desk: desk, agent: agent, seen: map[string]look{}, doubt: map[string]look{}}
 	d.status = Status{ID: cfg.ID, Folder: cfg.Folder, Format: cfg.Format}
 	if cfg.Zone != "" {
 		d.clock, _ = time.LoadLocation(cfg.Zone) // Check has loaded it

@@ -97,10 +97,18 @@ func (d *Drop) round(ctx context.Context, host drivers.Host) (more bool, err err
 		}
 		return nil
 	}
-	for _, err := range d.read(ctx, root, host, d.settled(root, host.Now(), workDir, work)) {
-		if err := wait(err); err != nil {
-			return false, err
+	readAll := func(files []string) error {
+		for i, err := range d.read(ctx, root, host, files) {
+			if errors.Is(err, errUnripe) {
+				d.ripen(root, files[i], host.Now())
+			} else if err := wait(err); err != nil {
+				return err
+			}
 		}
+		return nil
+	}
+	if err := readAll(d.settled(root, host.Now(), workDir, work)); err != nil {
+		return false, err
 	}
 	candidates, err := d.find(root, ".", d.matches)
 	if err != nil {
@@ -120,10 +128,8 @@ func (d *Drop) round(ctx context.Context, host drivers.Host) (more bool, err err
 				ours = append(ours, name)
 			}
 		}
-		for _, err := range d.read(ctx, root, host, ours) {
-			if err := wait(err); err != nil {
-				return false, err
-			}
+		if err := readAll(ours); err != nil {
+			return false, err
 		}
 		read += len(ours)
 		if d.note(func(s *Status) { s.Waiting -= len(ours) }); stuck == nil {
@@ -134,6 +140,21 @@ func (d *Drop) round(ctx context.Context, host drivers.Host) (more bool, err err
 		return false, stuck
 	}
 	return read > 0, nil
+}
+
+// errUnripe says that a file cannot be read to its end, and is given time.
+var errUnripe = errors.New("not complete yet")
+
+// patience is how many times Settle a file is given that looked complete and is not: a copy
+// over the network may have its size before it has its content.
+const patience = 10
+
+// ripen leaves a file in work alone until it changes, or its time is up.
+func (d *Drop) ripen(root *os.Root, name string, now time.Time) {
+	at := path.Join(workDir, name)
+	if info, err := root.Lstat(at); err == nil {
+		d.seen[at] = look{info.Size(), info.ModTime(), now.Add((patience - 1) * d.cfg.Settle)}
+	}
 }
 
 // matches says whether a file is one of the till's.

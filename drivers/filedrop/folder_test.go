@@ -48,6 +48,38 @@ func TestEDG04AHalfWrittenFileIsNeverRead(t *testing.T) {
 	b.wantFiles("", "done/2026-11-22/1.json", "empty.json")
 }
 
+// A copy over the network may stand still for longer than it takes to settle.
+func TestEDG04AFileThatIsCompletedLateIsNotRejected(t *testing.T) {
+	b := newBench(t, Config{Format: FormatPOSLog})
+	text := sample(t, "tax-on-top.xml")
+	file, err := os.Create(filepath.Join(b.dir, "t.xml"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	put := func(s string) {
+		if _, err := file.WriteString(s); err != nil {
+			t.Fatal(err)
+		}
+	}
+	put(text[:300])
+	for range 8 {
+		b.look()
+		b.host.pass(b.drop.cfg.Settle)
+	}
+	b.wantFiles("", "work/t.xml")
+	put(text[300:]) // it is open still, wherever it lies now
+	if err := file.Close(); err != nil {
+		t.Fatal(err)
+	}
+	b.look()
+	b.host.pass(b.drop.cfg.Settle)
+	b.look()
+	b.wantFiles("", "done/2026-11-22/t.xml")
+	if len(b.agent.accepted) != 1 {
+		t.Errorf("%d accepted, want one", len(b.agent.accepted))
+	}
+}
+
 func TestAFileIsReadyWhenItHasItsName(t *testing.T) {
 	b := newBench(t, Config{Format: FormatJSON, Ready: ReadyRename, Files: "T?.json"})
 	b.write("T1.tmp", sale(1))

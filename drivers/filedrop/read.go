@@ -83,6 +83,9 @@ func (d *Drop) readFile(ctx context.Context, root *os.Root, host drivers.Host, n
 		if err := d.readTwice(ctx, root, at, info, &report); err != nil {
 			return err
 		}
+		if report.Problem != "" && !d.doubted(name, info) {
+			return errUnripe
+		}
 	}
 	if now, err := root.Lstat(at); err != nil || now.Size() != info.Size() || !now.ModTime().Equal(info.ModTime()) {
 		return &laterError{name, errors.New("the file was written to while it was read"), "set ready: marker, or a longer settle", false}
@@ -104,10 +107,23 @@ func (d *Drop) readFile(ctx context.Context, root *os.Root, host drivers.Host, n
 		return fmt.Errorf("put %s away: %w", name, err)
 	}
 	d.note(func(s *Status) {
+		delete(d.doubt, name)
 		s.Done++
 		s.Last, s.LastAt = name, &report.At
 	})
 	return nil
+}
+
+// doubted says whether a file that cannot be read to its end was given time already.
+func (d *Drop) doubted(name string, info os.FileInfo) bool {
+	if d.cfg.Ready != ReadySettle {
+		return true // the till has said that it is complete
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	before, known := d.doubt[name]
+	d.doubt[name] = look{size: info.Size(), time: info.ModTime()}
+	return known && before.size == info.Size() && before.time.Equal(info.ModTime())
 }
 
 // readTwice reads the file to see whether it can be read, and again to accept what is in it.
@@ -298,6 +314,7 @@ func (d *Drop) reject(root *os.Root, host drivers.Host, report Report, written t
 		why = fmt.Sprintf("%d transactions refused, %d accepted", report.Refused, report.Accepted)
 	}
 	d.note(func(s *Status) {
+		delete(d.doubt, report.File)
 		s.Last, s.LastAt = report.File, &report.At
 		s.Rejected++
 		s.Reports = append(s.Reports, report.File+": "+why)
