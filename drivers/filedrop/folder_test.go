@@ -137,6 +137,22 @@ func TestEDG04AGoodFileIsNeverReadTwice(t *testing.T) {
 	}
 }
 
+// A file that does not say the business day is known again after the store's day begins at
+// another hour.
+func TestAFileIsKnownByItsContentToo(t *testing.T) {
+	b := newBench(t, Config{Format: FormatJSON})
+	text := strings.NewReplacer(`"businessDay":"2026-11-21",`, "", "T10:0", "T05:0").Replace(sale(1))
+	for range 2 {
+		b.write("1.json", text)
+		b.mustRound()
+		b.cutOff = 6 * time.Hour // it was 04:00: the sale at 05:00 belongs to the day before now
+		b.restart()
+	}
+	if len(b.agent.accepted) != 1 || len(b.files(rejectedDir)) != 0 {
+		t.Errorf("accepted %v, want it once", b.agent.times)
+	}
+}
+
 func TestWhatIsDoneMayBeDeleted(t *testing.T) {
 	b := newBench(t, Config{Format: FormatPOSLog, Delete: true, Currency: "SEK"})
 	b.write("t.xml", sample(t, "poslog-2.xml"))

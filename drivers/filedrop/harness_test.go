@@ -105,6 +105,8 @@ type bench struct {
 	agent *memory
 	host  *clockHost
 	drop  *Drop
+
+	cutOff time.Duration // of the store's day
 }
 
 var stockholm = func() *time.Location {
@@ -121,7 +123,7 @@ func newBench(t testing.TB, cfg Config) *bench {
 	if faults := Check([]Config{cfg}); faults != nil {
 		t.Fatal(faults)
 	}
-	b := &bench{t: t, dir: cfg.Folder, cfg: cfg, agent: &memory{digests: map[string][32]byte{}, times: map[string]int{}},
+	b := &bench{t: t, cutOff: 4 * time.Hour, dir: cfg.Folder, cfg: cfg, agent: &memory{digests: map[string][32]byte{}, times: map[string]int{}},
 		host: &clockHost{now: time.Date(2026, 11, 22, 10, 0, 0, 0, time.UTC)}}
 	b.restart()
 	return b
@@ -129,7 +131,7 @@ func newBench(t testing.TB, cfg Config) *bench {
 
 // restart is another run of the agent over the same folder.
 func (b *bench) restart() {
-	desk := till.Desk{Store: "0001", Rule: func() protocol.DayRule { return protocol.DayRule{Zone: stockholm, CutOff: 4 * time.Hour} }}
+	desk := till.Desk{Store: "0001", Rule: func() protocol.DayRule { return protocol.DayRule{Zone: stockholm, CutOff: b.cutOff} }}
 	b.drop = New(b.cfg, desk, b.agent)
 }
 

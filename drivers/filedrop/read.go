@@ -3,6 +3,7 @@ package filedrop
 import (
 	"cmp"
 	"context"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -68,6 +69,9 @@ func (d *Drop) read(ctx context.Context, root *os.Root, host drivers.Host, files
 func (d *Drop) readFile(ctx context.Context, root *os.Root, host drivers.Host, name string) error {
 	at := path.Join(workDir, name)
 	info, err := root.Lstat(at)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil // somebody took it away, or the folder is gone: the next look tells
+	}
 	if err != nil {
 		return fmt.Errorf("look at %s: %w", name, err)
 	}
@@ -234,6 +238,9 @@ func (a *acceptance) accept(ctx context.Context, f found) error {
 	if f.digest != nil {
 		intake.Digest = *f.digest
 	}
+	// By content too: the business day of one that does not say its own is the store's to
+	// choose, and head office may change the rule before the file comes again.
+	intake.Keys = append(intake.Keys, "c:"+hex.EncodeToString(intake.Digest[:]))
 	if err := a.drop.before("accept"); err != nil {
 		return fmt.Errorf("%w: %w", errStopped, err)
 	}
