@@ -27,6 +27,7 @@ var rooms = map[string][]string{
 	"drivers/counter":           {"protocol", "drivers", "drivers/serialport", "protocol/mutant"},
 	"drivers/drawer":            {"protocol", "drivers", "drivers/serialport"},
 	"drivers/till":              {"protocol", "drivers"},
+	"drivers/filedrop":          {"protocol", "drivers", "drivers/till"},
 	"drivers/catalog":           {"protocol", "drivers/..."},
 	"drivers/drivertest":        {"protocol", "drivers"},
 	"agent":                     {"agent/core", "config"},

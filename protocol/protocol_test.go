@@ -171,6 +171,8 @@ func TestATransactionsFaultsNameTheirFields(t *testing.T) {
 		{"tender type", `"type":"cash","amount":30000`, `"type":"gold","amount":30000`, "tenders[0].type"},
 		{"sequence", `"sequenceNumber":17`, `"sequenceNumber":0`, "sequenceNumber"},
 		{"huge", `"total":23800`, `"total":10000000000001`, "total"},
+		{"control of a sale", `"sequenceNumber":17,"type":"sale",`, `"sequenceNumber":17,"type":"sale","control":"noSale",`, "control"},
+		{"control without a name", `"sequenceNumber":17,"type":"sale",`, `"sequenceNumber":17,"type":"control",`, "control"},
 		{"workstation", `"workstation":"1"`, `"workstation":"till 1"`, "workstation"},
 		{"another case", `"total":23800`, `"total":23800,"Total":1`, "Total"},
 		{"another case in a line", `"extendedAmount"`, `"ITEM":"x","extendedAmount"`, "lines[0].ITEM"},

@@ -15,6 +15,10 @@ const (
 	TypeSale   TransactionType = "sale"   // at least one line sells; an exchange is a sale
 	TypeReturn TransactionType = "return" // only takes goods back
 	TypeVoid   TransactionType = "void"   // undoes an earlier transaction (ARTS post-void)
+	// TypeControl is what a till numbers like a receipt and is none: it was opened, the drawer
+	// was opened without a sale, a receipt was cancelled (ARTS ControlTransaction,
+	// TenderControlTransaction). It counts nowhere; without it its number would be missing.
+	TypeControl TransactionType = "control"
 )
 
 // A TransactionID is the natural key of ARTS: business unit, workstation, business day and
@@ -48,6 +52,7 @@ type Transaction struct {
 	Currency    string          `json:"currency"`           // ISO 4217
 	Training    bool            `json:"training,omitempty"` // practice: kept, counted nowhere
 	Voids       *TransactionID  `json:"voids,omitempty"`    // void: the transaction that it undoes
+	Control     string          `json:"control,omitempty"`  // control: what the till did, such as tillOpen, noSale, cancelled
 	Lines       []LineItem      `json:"lines"`
 	Tenders     []Tender        `json:"tenders"`
 	Tax         []Tax           `json:"tax,omitempty"`
@@ -202,8 +207,15 @@ func (t *Transaction) Validate() error {
 		if t.Voids == nil {
 			f.Add("voids", "name the transaction that is undone", "missing")
 		}
+	case TypeControl:
+		if !ValidID(t.Control) {
+			f.Add("control", "what the till did: tillOpen, noSale, cancelled ...; letters, digits, _ and -, at most 64", "not an id: %q", t.Control)
+		}
 	default:
-		f.Add("type", "", "want sale, return or void, got %q", t.Type)
+		f.Add("type", "", "want sale, return, void or control, got %q", t.Type)
+	}
+	if t.Control != "" && t.Type != TypeControl {
+		f.Add("control", "leave it out", "a %s is no control transaction", t.Type)
 	}
 	if len(t.Lines) > 2000 {
 		f.Add("lines", "", "%d lines, at most 2000", len(t.Lines))
@@ -304,8 +316,19 @@ const (
 )
 
 // Check compares what the till says with what its lines add up to, and names each
-// difference. Nothing is ever corrected: both are kept.
+// difference. Nothing is ever corrected: both are kept. A control transaction has no sums.
 func (t *Transaction) Check() []string {
+	var flags []string
+	if t.End.Before(t.Begin) {
+		flags = append(flags, FlagTime)
+	}
+	if t.Type == TypeControl {
+		return flags
+	}
+	return append(t.checkSums(), flags...)
+}
+
+func (t *Transaction) checkSums() []string {
 	var flags []string
 	var lines, tax int64
 	sells := false
@@ -337,9 +360,6 @@ func (t *Transaction) Check() []string {
 	}
 	if (t.Type == TypeReturn && sells) || (t.Type == TypeSale && !sells) {
 		flags = append(flags, FlagType)
-	}
-	if t.End.Before(t.Begin) {
-		flags = append(flags, FlagTime)
 	}
 	return flags
 }

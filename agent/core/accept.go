@@ -11,6 +11,7 @@ import (
 
 	"github.com/storelay/storelay/agent/journal"
 	"github.com/storelay/storelay/drivers"
+	"github.com/storelay/storelay/drivers/filedrop"
 	"github.com/storelay/storelay/drivers/till"
 	"github.com/storelay/storelay/protocol"
 )
@@ -210,6 +211,12 @@ func (d *device) status() DeviceStatus {
 	return s
 }
 
+// A DropStatus is a folder of files on the status page.
+type DropStatus struct {
+	filedrop.Status
+	State string `json:"state"` // online, offline, fault; "" = not looked yet
+}
+
 // Status is what GET /v1/status shows.
 type Status struct {
 	Version     string          `json:"version"`
@@ -222,6 +229,7 @@ type Status struct {
 	Link        any             `json:"link"`
 	Queue       journal.Stats   `json:"queue"`
 	Devices     []DeviceStatus  `json:"devices"`
+	Drops       []DropStatus    `json:"drops,omitempty"`
 	Rejected    int             `json:"rejected"` // bodies in the rejected folder
 	// RejectedNotKept is how many bodies since the start had no room there, and RejectedFull why the
 	// next will have none: what a till had refused is then in the till alone.
@@ -252,6 +260,9 @@ func (a *Agent) Status() any {
 	s.Rejected, s.RejectedNotKept, s.RejectedFull = a.rejects.status()
 	for _, d := range a.devices {
 		s.Devices = append(s.Devices, d.status())
+	}
+	for _, d := range a.drops {
+		s.Drops = append(s.Drops, DropStatus{Status: d.driver.(*filedrop.Drop).Status(), State: d.status().State})
 	}
 	return s
 }

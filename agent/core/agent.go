@@ -15,6 +15,7 @@ import (
 	"net"
 	"net/http"
 	"path/filepath"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -23,6 +24,7 @@ import (
 	"github.com/storelay/storelay/agent/journal"
 	"github.com/storelay/storelay/drivers"
 	"github.com/storelay/storelay/drivers/catalog"
+	"github.com/storelay/storelay/drivers/filedrop"
 	"github.com/storelay/storelay/drivers/serialport"
 	"github.com/storelay/storelay/drivers/till"
 	"github.com/storelay/storelay/protocol"
@@ -71,6 +73,7 @@ type Agent struct {
 	sender   *link.Sender
 	rejects  *rejectFolder
 	devices  []*device
+	drops    []*device // whose drivers are *filedrop.Drop
 	settings atomic.Pointer[settings]
 	handler  http.Handler
 	listener net.Listener
@@ -147,8 +150,13 @@ func (a *Agent) wire(o Options) error {
 		}
 		a.devices = append(a.devices, &device{agent: a, spec: d, class: entry.Class, driver: driver})
 	}
+	rule := func() protocol.DayRule { return a.settings.Load().rule }
+	for _, d := range a.cfg.Drops {
+		drop := filedrop.New(d, till.Desk{Store: a.origin.Store, Rule: rule}, a)
+		a.drops = append(a.drops, &device{agent: a, spec: Device{ID: d.ID, Driver: filedrop.Driver, Port: d.Folder}, class: filedrop.Class, driver: drop})
+	}
 	a.handler = till.NewHandler(till.Options{
-		Agent: a, Store: a.origin.Store, Rule: func() protocol.DayRule { return a.settings.Load().rule },
+		Agent: a, Store: a.origin.Store, Rule: rule,
 		Token: a.workstation, Now: a.now, Log: a.log,
 	})
 	if o.Inline {
@@ -226,7 +234,7 @@ func (a *Agent) Run(ctx context.Context) error {
 		a.log.Error("days are not marked, will be tried again", "err", err)
 	}
 	g.Go(func() error { return a.keepDays(ctx) })
-	for _, d := range a.devices {
+	for _, d := range slices.Concat(a.devices, a.drops) {
 		g.Go(func() error {
 			return drivers.Supervise(ctx, d.spec.ID, d.driver, d, drivers.Options{Driver: d.spec.Driver, Class: d.class})
 		})

@@ -11,6 +11,7 @@ import (
 	"github.com/storelay/storelay/config"
 	"github.com/storelay/storelay/drivers"
 	"github.com/storelay/storelay/drivers/catalog"
+	"github.com/storelay/storelay/drivers/filedrop"
 	"github.com/storelay/storelay/protocol"
 )
 
@@ -27,6 +28,7 @@ type Config struct {
 	Log      string   `yaml:"log"`      // debug, info, warn, error
 	Tills    []Till   `yaml:"tills"`
 	Devices  []Device `yaml:"devices"`
+	Drops    []Drop   `yaml:"drops"` // folders into which tills write files
 }
 
 // A Till is a workstation that may post to the local API.
@@ -34,6 +36,9 @@ type Till struct {
 	Workstation string `yaml:"workstation"`
 	Token       string `yaml:"token"` // at least 16 characters
 }
+
+// A Drop is a folder into which tills write files.
+type Drop = filedrop.Config
 
 // A Device is a counter or a drawer on one of the PC's ports.
 type Device struct {
@@ -89,7 +94,16 @@ func (c *Config) Validate() protocol.Faults {
 	for i, d := range c.Devices {
 		specs[i] = spec(d)
 	}
-	return append(f, catalog.Check(specs)...)
+	f = append(f, catalog.Check(specs)...)
+	f = append(f, filedrop.Check(c.Drops)...)
+	for i, drop := range c.Drops {
+		for n, d := range c.Devices {
+			if d.ID == drop.ID {
+				f.Add("drops["+strconv.Itoa(i)+"].id", "", "also the id of devices[%d]", n)
+			}
+		}
+	}
+	return f
 }
 
 // proxy is the configured proxy; nil when there is none, or when it is no address.

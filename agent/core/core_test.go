@@ -29,6 +29,9 @@ tills: [{workstation: "1", token: short}]
 devices:
   - {id: door, driver: terabee, port: /dev/ttyACM0, settings: {intervall: 5s}}
   - {id: door, driver: nobody, port: /dev/ttyACM0}
+drops:
+  - {id: door, folder: /tmp/x, format: poslog, redy: settle}
+  - {id: files, folder: /tmp/y, format: csv, csv: {columns: {colour: Colour}}}
 colour: red
 `
 	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
@@ -38,9 +41,71 @@ colour: red
 	if err == nil {
 		t.Fatal("want an error")
 	}
-	for _, part := range []string{"colour: line 10: unknown key", "relays[0]", "listen", "zone", "tills[0].token", "devices[0].settings.intervall", "devices[1].driver", "devices[1].id"} {
+	for _, part := range []string{"colour: line 13: unknown key", "drops[0].redy: line 11: unknown key (did you mean ready?)", "drops[0].id", "drops[1].csv.columns.colour", "relays[0]", "listen", "zone", "tills[0].token", "devices[0].settings.intervall", "devices[1].driver", "devices[1].id"} {
 		if !strings.Contains(err.Error(), part) {
 			t.Errorf("%q is missing in:\n%v", part, err)
+		}
+	}
+}
+
+// TestEDG04FilesAndTillsShareOneDesk drops a file and posts what is in it, over a restart.
+func TestEDG04FilesAndTillsShareOneDesk(t *testing.T) {
+	dir := t.TempDir()
+	identityFor(t, filepath.Join(dir, "identity"))
+	folder := filepath.Join(dir, "files")
+	if err := os.Mkdir(folder, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	const token = "a-secret-of-the-first-till"
+	cfg := Config{Data: dir, Identity: filepath.Join(dir, "identity"), Relays: []string{"tls://127.0.0.1:1"}, Listen: "127.0.0.1:0", Zone: "Europe/Stockholm", Log: "info",
+		Tills: []Till{{Workstation: "1", Token: token}}, Drops: []Drop{
+			{ID: "files", Folder: folder, Format: "json", Ready: "rename", Poll: 50 * time.Millisecond, Workstation: "1"},
+			{ID: "away", Folder: filepath.Join(dir, "away"), Format: "poslog"},
+		}}
+	sale := `{"sequenceNumber":1,"type":"sale","begin":"2026-11-22T10:00:00+01:00","end":"2026-11-22T10:01:00+01:00","currency":"SEK",
+		"lines":[{"type":"sale","item":"4711","quantity":{"milli":1000},"extendedAmount":12900}],"tenders":[{"type":"card","amount":12900}],"total":12900}`
+	for round := range 2 {
+		if err := os.WriteFile(filepath.Join(folder, "sale.json"), []byte(sale), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		a, err := New(cfg, Options{Version: "test", Log: slog.New(slog.DiscardHandler)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithCancel(context.Background())
+		done := make(chan error, 1)
+		go func() { done <- a.Run(ctx) }()
+		tick := time.NewTicker(20 * time.Millisecond)
+		defer tick.Stop()
+		var s Status
+		for limit := time.Now().Add(20 * time.Second); time.Now().Before(limit); <-tick.C {
+			if s = a.Status().(Status); s.Drops[0].Done == 1 && s.Drops[0].State != "" && s.Drops[1].Problem != "" {
+				break
+			}
+		}
+		if got := s.Drops[0]; got.Done != 1 || got.Accepted != int64(1-round) || got.Known != int64(round) || got.State != protocol.DeviceOnline {
+			t.Errorf("round %d: %+v, want the sale accepted once", round, got)
+		}
+		if got := s.Drops[1]; !strings.Contains(got.Hint, "away") {
+			t.Errorf("%+v, want a hint about the folder that is not there", got)
+		}
+		req, err := http.NewRequest(http.MethodPost, "http://"+a.Addr().String()+"/v1/transactions", strings.NewReader(sale))
+		if err != nil {
+			t.Fatal(err)
+		}
+		req.Header.Set("Authorization", "Bearer "+token)
+		req.Header.Set("Content-Type", "application/json")
+		res, err := http.DefaultClient.Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		res.Body.Close()
+		if res.StatusCode != http.StatusCreated || res.Header.Get("Idempotency-Replayed") != "true" {
+			t.Errorf("posted after it was dropped: %s, want that it is known", res.Status)
+		}
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
 		}
 	}
 }

@@ -52,25 +52,14 @@ func (h *handler) accept(r *http.Request, workstation string, body []byte) (answ
 	if !printable(key) || len(key) > MaxKey || len(r.Header.Values("Idempotency-Key")) > 1 {
 		return answer{}, false, problem{Status: http.StatusBadRequest, Code: "idempotencyKey", Detail: fmt.Sprintf("want one Idempotency-Key of at most %d printable ASCII characters", MaxKey)}
 	}
-	compact, faults := strictJSON(body)
-	if faults != nil {
-		return answer{}, false, problem{Status: http.StatusBadRequest, Code: "json", Detail: "the body is not one JSON object", Faults: faults}
+	intake, err := Desk{Store: h.Store, Rule: h.Rule}.Take(body, workstation)
+	if err != nil {
+		return answer{}, false, refused(err)
 	}
-	t, faults := h.stamp(compact, workstation)
-	if faults != nil {
-		return answer{}, false, problem{Status: http.StatusUnprocessableEntity, Code: "invalid", Detail: fmt.Sprintf("%d things are wrong with the transaction", len(faults)), Faults: faults}
-	}
-	intake := Intake{Transaction: t, Digest: sha256.Sum256(compact), Keys: []string{"t:" + t.ID().String()}}
 	if key != "" {
 		intake.Keys = append([]string{"k:" + workstation + ":" + key}, intake.Keys...)
 	}
-	var err error
-	if intake.Body, err = json.Marshal(t); err != nil {
-		return answer{}, false, problem{Status: http.StatusUnprocessableEntity, Code: "invalid", Detail: "the transaction cannot be written as JSON", Faults: asFaults(err)}
-	}
-	if len(intake.Body) > protocol.MaxRecord {
-		return answer{}, false, tooBig(len(intake.Body))
-	}
+	t := intake.Transaction
 	// A till that hangs up after sending has sent: its transaction goes on.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(r.Context()), acceptTimeout)
 	defer cancel()
@@ -87,31 +76,16 @@ func (h *handler) accept(r *http.Request, workstation string, body []byte) (answ
 	return answer{TransactionID: t.ID(), Position: accepted.Position, AcceptedAt: accepted.At, Flags: append([]string{}, t.Check()...)}, accepted.Known, problem{}
 }
 
-// stamp reads a transaction, fills in what the till may leave out, and names all that is
-// wrong with it.
-func (h *handler) stamp(compact []byte, workstation string) (protocol.Transaction, protocol.Faults) {
-	var t protocol.Transaction
-	if err := json.Unmarshal(compact, &t); err != nil {
-		return t, asFaults(err)
+// refused is the answer to an error of Desk.Take.
+func refused(err error) problem {
+	switch faults := asFaults(err); {
+	case errors.Is(err, ErrSyntax):
+		return problem{Status: http.StatusBadRequest, Code: "json", Detail: "the body is not one JSON object", Faults: faults}
+	case errors.Is(err, ErrTooBig):
+		return problem{Status: http.StatusRequestEntityTooLarge, Code: "tooBig", Detail: faults[0].Problem, Hint: faults[0].Hint}
+	default:
+		return problem{Status: http.StatusUnprocessableEntity, Code: "invalid", Detail: fmt.Sprintf("%d things are wrong with the transaction", len(faults)), Faults: faults}
 	}
-	var faults protocol.Faults
-	if t.Store == "" {
-		t.Store = h.Store
-	} else if t.Store != h.Store {
-		faults.Add("store", "leave it out: the agent fills it in", "this is store %q, got %q", h.Store, t.Store)
-	}
-	if t.Workstation == "" {
-		t.Workstation = workstation
-	} else if t.Workstation != workstation {
-		faults.Add("workstation", "each till sends with its own token", "the token belongs to %q, got %q", workstation, t.Workstation)
-	}
-	if t.BusinessDay.IsZero() && !t.End.IsZero() {
-		t.BusinessDay = h.Rule().Day(t.End)
-	}
-	if err := t.Validate(); err != nil {
-		faults = append(faults, asFaults(err)...)
-	}
-	return t, faults
 }
 
 // refusal is the answer to an error of Accept.
@@ -133,10 +107,7 @@ func (h *handler) refusal(err error, intake Intake) problem {
 	return problem{Status: http.StatusServiceUnavailable, Code: "notAccepted", Detail: "the agent could not write the transaction down", Hint: "send the same transaction again"}
 }
 
-func tooBig(size int) problem {
-	return problem{Status: http.StatusRequestEntityTooLarge, Code: "tooBig", Detail: fmt.Sprintf("the transaction has %d bytes, at most %d", size, protocol.MaxRecord),
-		Hint: "leave texts that repeat the item master out of the lines"}
-}
+func tooBig(size int) problem { return refused(&RefusalError{ErrTooBig, tooLong(size)}) }
 
 // readBody reads a JSON body of at most limit bytes. Of a longer one it gives the first
 // MaxKept bytes; the rest is thrown away as it comes.

@@ -35,6 +35,10 @@ type Options struct {
 	Lines    bool          // each store has a Line to the first relay
 	NoDrawer bool          // tills do not open the drawer: what a drawer does while no agent runs nobody can know
 	Tills    int           // of each store; 0 = 1
+
+	// Drops are folders of files of each store, as in the agent's configuration; their folders
+	// are made, and filled in.
+	Drops []map[string]any
 }
 
 // A Chain is running relays and stores.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"os"
 	"os/exec"
@@ -35,9 +36,11 @@ type Store struct {
 	Till    *drivertest.Till   // the first
 	Tills   []*drivertest.Till // all
 	Line    *Line              // nil without Options.Lines
+	Drops   []string           // folders of Options.Drops
 
-	drawer bool     // the till opens the drawer
-	relays []string // in the agent's configuration
+	drawer bool             // the till opens the drawer
+	relays []string         // in the agent's configuration
+	drops  []map[string]any // there too
 
 	base drivertest.Passages // who passed before the counter's baseline was known
 	ptys []*drivertest.Pty
@@ -76,6 +79,15 @@ func (c *Chain) newStore(ctx context.Context, i int) (*Store, error) {
 		{"id": Counter, "driver": "terabee", "port": counterPort, "settings": map[string]any{"interval": c.opts.Interval.String()}},
 		{"id": Drawer, "driver": "escpos", "port": printerPort},
 	}
+	for _, of := range c.opts.Drops {
+		drop := maps.Clone(of)
+		folder := filepath.Join(dir, fmt.Sprint("drop-", drop["id"]))
+		if err := os.MkdirAll(folder, 0o700); err != nil {
+			return nil, err
+		}
+		drop["folder"] = folder
+		s.Drops, s.drops = append(s.Drops, folder), append(s.drops, drop)
+	}
 	workstations := make([]string, c.opts.Tills)
 	for n := range workstations {
 		workstations[n] = strconv.Itoa(n + 1)
@@ -103,7 +115,7 @@ func (s *Store) configure(identity string, workstations []string, devices []map[
 	}
 	return writeJSON(s.Config, map[string]any{
 		"data": s.Data, "identity": identity, "relays": s.relays, "listen": s.API,
-		"tills": tills, "devices": devices,
+		"tills": tills, "devices": devices, "drops": s.drops,
 	})
 }
 

@@ -23,6 +23,37 @@ import (
 	"github.com/storelay/storelay/relay/ledger"
 )
 
+// A till counts what it does beside selling with the same numbers: they are no holes, and no
+// turnover.
+func TestBEY01ControlTransactionsAreNoHoles(t *testing.T) {
+	s := newShop(t)
+	control := func(what string) {
+		s.numbers["1"]++
+		s.sell(saturday, func(t *protocol.Transaction) {
+			t.Workstation, t.Sequence, t.Type, t.Control = "1", s.numbers["1"], protocol.TypeControl, what
+		})
+	}
+	control("tillOpen")
+	s.trade(saturday)
+	control("noSale")
+	s.sellAt("1", saturday)
+	control("tillClose")
+	s.mark(saturday)
+	c := s.certificate(certificatePath)
+	till := ledger.TillDay{Workstation: "1", Expected: true, First: 4, Last: 10, Count: 7, Missing: []ledger.NumberRange{}, Numbering: "continued"}
+	if c.State != ledger.DayComplete || !reflect.DeepEqual(c.Tills[0], till) {
+		t.Errorf("state %s %+v, tills %+v, want a complete day with %+v", c.State, c.Reasons, c.Tills, till)
+	}
+	kpis, err := s.b.ledger.KPIs(t.Context(), chain, "0001", saturday, saturday)
+	sold := int64(0)
+	for _, k := range kpis {
+		sold += k.SalesTransactions
+	}
+	if err != nil || sold != 7 {
+		t.Errorf("KPIs %+v, %v, want 7 sales", kpis, err)
+	}
+}
+
 func TestBEY01ACompleteDayIsCertified(t *testing.T) {
 	s := newShop(t)
 	s.trade(saturday)

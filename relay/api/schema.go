@@ -36,7 +36,7 @@ type saidTransaction struct {
 	Workstation    string       `json:"workstation" doc:"The till"`
 	BusinessDay    dayText      `json:"businessDay"`
 	SequenceNumber int64        `json:"sequenceNumber" doc:"The till's own running number of the receipt"`
-	Type           string       `json:"type" enum:"sale,return,void"`
+	Type           string       `json:"type" enum:"sale,return,void,control"`
 	Begin          time.Time    `json:"begin"`
 	End            time.Time    `json:"end"`
 	Operator       string       `json:"operator,omitempty"`
@@ -45,6 +45,7 @@ type saidTransaction struct {
 	Currency       string       `json:"currency" doc:"ISO 4217"`
 	Training       bool         `json:"training,omitempty" doc:"Practice: counted nowhere"`
 	Voids          *saidID      `json:"voids,omitempty" doc:"Of a void: the transaction that it undoes"`
+	Control        string       `json:"control,omitempty" doc:"Of a control: what the till did, such as tillOpen or noSale; it counts nowhere"`
 	Lines          []saidLine   `json:"lines"`
 	Tenders        []saidTender `json:"tenders"`
 	Tax            []saidTax    `json:"tax,omitempty"`

@@ -19,7 +19,7 @@ type transaction struct {
 	Number      int64                    `json:"number" doc:"Running number per store and type, without gaps"`
 	Pos         int64                    `json:"pos" doc:"Position in the chain's order"`
 	Store       string                   `json:"store"`
-	Type        protocol.TransactionType `json:"type" enum:"sale,return,void"`
+	Type        protocol.TransactionType `json:"type" enum:"sale,return,void,control"`
 	ReceivedAt  time.Time                `json:"receivedAt" doc:"When the relay stored it"`
 	Voided      bool                     `json:"voided" doc:"A later void undid it: it counts nowhere"`
 	Flags       []string                 `json:"flags" nullable:"false" doc:"Where the till contradicts itself: totalDiffers, tendersDiffer, taxDiffers, typeDiffers, endBeforeBegin; and voided"`
@@ -89,7 +89,7 @@ func (a *api) cursor(ctx context.Context, chain, name, s string) (cursor, error)
 
 type runningInput struct {
 	Store string `query:"store" pattern:"^[A-Za-z0-9_-]{1,64}$"`
-	Type  string `query:"type" enum:"sale,return,void"`
+	Type  string `query:"type" enum:"sale,return,void,control"`
 	After string `query:"after" maxLength:"100" doc:"Exclusive: the last number received, with store and type; otherwise next of the page before"`
 	From  int64  `query:"from" minimum:"1" doc:"Inclusive: the first number wanted, with store and type"`
 	Limit int    `query:"limit" minimum:"1" maximum:"1000" default:"100"`

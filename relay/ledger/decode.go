@@ -43,7 +43,7 @@ type sale struct {
 	key   saleKey
 	kind  protocol.TransactionType
 	voids *saleKey
-	share *share // nil = counts nowhere: training, or a void
+	share *share // nil = counts nowhere: training, a control transaction, or a void
 }
 
 // A saleKey is a transaction's business key.
@@ -305,7 +305,7 @@ func readTransaction(body []byte) (*protocol.Transaction, error) {
 func newSale(t *protocol.Transaction) *sale {
 	s := &sale{kind: t.Type, key: saleKey{t.Store, t.BusinessDay.String(), t.Workstation, t.Sequence}}
 	switch {
-	case t.Training:
+	case t.Training, t.Type == protocol.TypeControl:
 	case t.Type == protocol.TypeVoid:
 		s.voids = &saleKey{t.Store, t.Voids.BusinessDay.String(), t.Voids.Workstation, t.Voids.Sequence}
 		s.voids.workstation = storable(s.voids.workstation)
