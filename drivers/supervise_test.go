@@ -44,8 +44,8 @@ func (h *stateHost) Online() {
 	defer h.mu.Unlock()
 	h.online++
 }
-func (h *stateHost) Note(string)            {}
-func (h *stateHost) Now() time.Time         { return time.Now() }
+func (h *stateHost) Note(string)    {}
+func (h *stateHost) Now() time.Time { return time.Now() }
 
 func (h *stateHost) said() string {
 	h.mu.Lock()

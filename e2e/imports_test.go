@@ -24,7 +24,7 @@ var rooms = map[string][]string{
 	"config":                    {"protocol"},
 	"drivers":                   {"protocol"},
 	"drivers/serialport":        {"drivers"},
-	"drivers/counter":           {"protocol", "drivers", "drivers/serialport", "protocol/mutant"},
+	"drivers/counter":           {"protocol", "config", "drivers", "drivers/serialport", "protocol/mutant"},
 	"drivers/drawer":            {"protocol", "drivers", "drivers/serialport"},
 	"drivers/till":              {"protocol", "drivers"},
 	"drivers/catalog":           {"protocol", "drivers/..."},

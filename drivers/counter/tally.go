@@ -170,15 +170,16 @@ func (t *tally) emit(ctx context.Context, host drivers.Host) {
 	t.put(ctx, host, to)
 }
 
-// put emits the people since the last accepted count.
-func (t *tally) put(ctx context.Context, host drivers.Host, to time.Time) {
+// put emits the people since the last accepted count, and says whether they were accepted.
+func (t *tally) put(ctx context.Context, host drivers.Host, to time.Time) bool {
 	count, state := t.count(to)
 	if err := host.Emit(ctx, protocol.KindFootfall, count, state); err != nil {
 		host.Note("count not accepted, kept for the next interval")
-		return
+		return false
 	}
 	t.from, t.state.To = to, to
 	t.pending = Delta{Quality: protocol.QualityOK}
+	return true
 }
 
 // count is the record of the interval that ends at to, and the state that goes with it.
