@@ -53,6 +53,21 @@ func Registry() map[string]Entry {
 				return counter.NewModbus(spec, open, buses)
 			},
 		},
+		"lines": {
+			Class: drivers.ClassCounter, Serves: "contacts on the lines CTS, DSR, DCD and RI of a serial port: the relay of a beam, a mat, a turnstile", Emits: emitsCounts,
+			Wiring:   "Contact between RTS or DTR, which the port holds on, and the input line; never a foreign voltage. Two beams side by side give the direction. Nothing is counted while the agent is off.",
+			Settings: counter.LinesSettings(), New: counter.NewLines,
+		},
+		"pointsix": {
+			Class: drivers.ClassCounter, Serves: "Point Six IR Point Sensors behind a Point Host receiver", Emits: emitsCounts + "; one beam, both ways",
+			Wiring:   "The receiver's RS-232 or RS-485 to the PC. The notes on the status page name the serial numbers that are heard.",
+			Settings: counter.PointSixSettings(), New: counter.NewPointSix,
+		},
+		"turnstile": {
+			Class: drivers.ClassCounter, Serves: "Digicon turnstiles Tx1500 and CATRAX Master", Emits: emitsCounts,
+			Wiring:   "RS-232 of the control board. Passages alone are read, no command is sent; nothing is counted while the agent is off.",
+			Settings: counter.TurnstileSettings(), New: counter.NewTurnstile,
+		},
 		"escpos": {
 			Class: drivers.ClassDrawer, Serves: "cash drawer at an ESC/POS receipt printer whose port the agent owns",
 			Settings: drawer.ESCPOSSettings(), New: drawer.NewESCPOS,

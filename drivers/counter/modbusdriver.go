@@ -18,19 +18,18 @@ const (
 // A Modbus is the driver "modbus": the totals of one unit on a Modbus RTU line. Several
 // devices may share a port.
 type Modbus struct {
-	spec     drivers.Spec
-	buses    *serialport.Buses
-	open     serialport.OpenFunc
-	config   serialport.Config
-	tally    tally // owned by Run
-	unit     byte
-	m        modbusMap
-	every    time.Duration
-	timeout  time.Duration
-	pause    time.Duration
-	resetAt  uint64   // 0: never
-	surprise *Reading // not yet confirmed; owned by Run
-	asked    bool     // a reset was written, and no lower total read since; owned by Run
+	spec    drivers.Spec
+	buses   *serialport.Buses
+	open    serialport.OpenFunc
+	config  serialport.Config
+	tally   tally // owned by Run
+	unit    byte
+	m       modbusMap
+	every   time.Duration
+	timeout time.Duration
+	pause   time.Duration
+	resetAt uint64 // 0: never
+	asked   bool   // a reset was written, and no lower total read since; owned by Run
 }
 
 // ModbusSettings are the keys of the driver.
@@ -102,7 +101,7 @@ func (d *Modbus) Run(ctx context.Context, host drivers.Host) error {
 	defer seat.Leave()
 	defer t.close(ctx, host)
 
-	d.surprise, d.asked = nil, false
+	d.asked = false
 	asked, missed := host.Now().Add(-d.every), 0
 	for {
 		now := host.Now()
@@ -164,8 +163,7 @@ func (d *Modbus) fault(err error) error {
 	return &drivers.Fault{Device: d.spec.ID, Err: err, Hint: hint}
 }
 
-// poll takes one reading into the tally. A reading that surprises (totals that fell or
-// jumped, a lower uptime, the very first) is taken when the next one bears it out: Modbus
+// poll takes one reading into the tally. One that surprises is read again at once: Modbus
 // does not say which request a reply belongs to, and a checksum of 16 bits is soon guessed
 // on a bad line.
 func (d *Modbus) poll(ctx context.Context, host drivers.Host, seat *serialport.Seat) error {
@@ -175,7 +173,7 @@ func (d *Modbus) poll(ctx context.Context, host drivers.Host, seat *serialport.S
 			host.Note(modbusNote(err))
 			return err
 		}
-		if d.believe(r) {
+		if d.tally.believe(r) {
 			d.take(host, r)
 			return d.reset(ctx, host, seat, r)
 		}
@@ -197,34 +195,6 @@ func modbusNote(err error) string {
 		return errNegative.Error()
 	}
 	return "reading failed"
-}
-
-// believe says whether the reading is to be taken now.
-func (d *Modbus) believe(r Reading) bool {
-	last := d.tally.state
-	if d.tally.invert {
-		last.In, last.Out = last.Out, last.In
-	}
-	if last.Known && follows(last, r, d.tally.rate) {
-		d.surprise = nil
-		return true
-	}
-	if s := d.surprise; s != nil {
-		state, _ := State{}.Next(*s, d.tally.rate)
-		if follows(state, r, d.tally.rate) {
-			d.surprise = nil
-			return true
-		}
-	}
-	d.surprise = &r
-	return false
-}
-
-// follows says whether nothing but people passing need have happened between last and r.
-func follows(last State, r Reading, rate Rate) bool {
-	most := rate.most(r.At.Sub(last.ReadAt))
-	return r.In >= last.In && r.In-last.In <= most && r.Out >= last.Out && r.Out-last.Out <= most &&
-		(r.Uptime == nil || last.Uptime == nil || *r.Uptime >= *last.Uptime)
 }
 
 // take adds a believed reading.
