@@ -29,6 +29,7 @@ type DrawerDevice interface {
 // drawer, in order, with their causes.
 type DrawerSuite struct {
 	New      NewDriver                      // of a drivers.Opener
+	On       NewDriverOn                    // not nil: instead of New, on a FakePort instead of a pseudo-terminal
 	Spec     drivers.Spec                   // Port is the suite's; Settings should make polls quick and name the switch's polarity
 	Device   func(seed uint64) DrawerDevice // a new simulator
 	NoSwitch func(seed uint64) DrawerDevice // a new simulator whose drawer has no switch; nil = there is none
@@ -37,7 +38,7 @@ type DrawerSuite struct {
 	Wait     time.Duration                  // at most, for an event; 0 = 15 s
 }
 
-// DrawerConformance runs the suite on pseudo-terminals, in real time, all checks at once.
+// DrawerConformance runs the suite in real time, all checks at once.
 func DrawerConformance(t *testing.T, s DrawerSuite) {
 	runChecks(t, s.checks())
 }
@@ -224,7 +225,7 @@ func (s DrawerSuite) plug(t testing.TB) *drawerRun {
 		wait = 15 * time.Second
 	}
 	device := s.Device(seed)
-	return &drawerRun{t: t, device: device, seed: seed, rig: newRig(t, s.New, s.Spec, device.Run, seed, wait)}
+	return &drawerRun{t: t, device: device, seed: seed, rig: newRig(t, s.New, s.On, s.Spec, device.Run, seed, wait)}
 }
 
 // begin starts a driver on a closed drawer and waits until it knows that it is closed.
