@@ -25,7 +25,7 @@ type FakePort struct {
 	in, out  []byte // towards the simulator, towards the driver
 	lines    serialport.ModemLines
 	outputs  Outputs
-	watchers []func(Outputs, time.Duration)
+	watchers map[*watcher]bool
 	stuck    bool
 	expired  bool // a deadline that lies in the past
 	opened   int
@@ -86,15 +86,24 @@ func (p *FakePort) put(o Outputs) {
 		return
 	}
 	p.outputs = o
-	for _, watch := range p.watchers {
-		watch(o, 0)
+	for w := range p.watchers {
+		w.f(o, 0)
 	}
 }
 
-// Watch calls f at each change of the outputs, and with the length of each break. F must not
-// call the port.
-func (p *FakePort) Watch(f func(o Outputs, broke time.Duration)) {
-	p.change(func() { p.watchers = append(p.watchers, f) })
+type watcher struct{ f func(Outputs, time.Duration) }
+
+// Watch calls f at each change of the outputs, and with the length of each break, until stop
+// is called. F must not call the port.
+func (p *FakePort) Watch(f func(o Outputs, broke time.Duration)) (stop func()) {
+	w := &watcher{f}
+	p.change(func() {
+		if p.watchers == nil {
+			p.watchers = map[*watcher]bool{}
+		}
+		p.watchers[w] = true
+	})
+	return func() { p.change(func() { delete(p.watchers, w) }) }
 }
 
 // Outputs are the levels of DTR and RTS; both are low while nobody has the port open.
@@ -318,8 +327,8 @@ func (e *fakeEnd) Break(d time.Duration) error {
 	if err := e.fault("break on"); err != nil {
 		return err
 	}
-	for _, watch := range e.port.watchers {
-		watch(e.port.outputs, d)
+	for w := range e.port.watchers {
+		w.f(e.port.outputs, d)
 	}
 	return nil
 }
@@ -339,7 +348,7 @@ func (e *fakeEnd) Close() error {
 // A modemSide is what a simulator with modem lines needs of its line.
 type modemSide interface {
 	SetModemLines(lines serialport.ModemLines)
-	Watch(f func(o Outputs, broke time.Duration))
+	Watch(f func(o Outputs, broke time.Duration)) (stop func())
 	Outputs() Outputs
 	Config() serialport.Config
 }
