@@ -33,10 +33,12 @@ type DrawerSuite struct {
 	Spec     drivers.Spec                   // Port is the suite's; Settings should make polls quick and name the switch's polarity
 	Device   func(seed uint64) DrawerDevice // a new simulator
 	NoSwitch func(seed uint64) DrawerDevice // a new simulator whose drawer has no switch; nil = there is none
-	Noise    []byte                         // bytes that the device never sends
-	Mute     bool                           // the device sends no bytes: its switch is on a modem line
-	Seed     uint64                         // of the faults; 0 = 1
-	Wait     time.Duration                  // at most, for an event; 0 = 15 s
+	// Plug gives the spec of one check what it needs beside its port; nil = nothing.
+	Plug  func(t testing.TB, spec drivers.Spec) drivers.Spec
+	Noise []byte        // bytes that the device never sends
+	Mute  bool          // the device sends no bytes: its switch is on a modem line
+	Seed  uint64        // of the faults; 0 = 1
+	Wait  time.Duration // at most, for an event; 0 = 15 s
 }
 
 // DrawerConformance runs the suite in real time, all checks at once.
@@ -226,6 +228,9 @@ func (s DrawerSuite) plug(t testing.TB) *drawerRun {
 		wait = 15 * time.Second
 	}
 	device := s.Device(seed)
+	if s.Plug != nil {
+		s.Spec = s.Plug(t, s.Spec)
+	}
 	return &drawerRun{t: t, device: device, seed: seed, rig: newRig(t, s.New, s.On, s.Spec, device.Run, seed, wait)}
 }
 
