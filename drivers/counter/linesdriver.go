@@ -19,6 +19,8 @@ const (
 
 const noLine = "none"
 
+const lateLook = 50 * time.Millisecond // between two looks: shorter pulses may be lost
+
 // A Lines is the driver "lines": contacts on the modem lines of a port.
 type Lines struct {
 	spec     drivers.Spec
@@ -29,6 +31,7 @@ type Lines struct {
 	off      bool // active is the level off
 	debounce time.Duration
 	window   time.Duration // 0: by line
+	apart    bool
 	every    time.Duration
 	blocked  time.Duration // 0: never
 }
@@ -40,6 +43,7 @@ func LinesSettings() []drivers.Setting {
 		drivers.Setting{Name: "out_line", Type: drivers.TypeChoice, Default: noLine, Choices: []string{noLine, "CTS", "DSR", "DCD", "RI"}, Help: "input line of the contact that counts out, or of the second beam; none: one beam, both ways"},
 		drivers.Setting{Name: "direction", Type: drivers.TypeChoice, Default: byLine, Choices: []string{byLine, byOrder}, Help: "line: each contact counts its own direction; order: who breaks the beam of in_line first and then that of out_line comes in"},
 		drivers.Setting{Name: "window", Type: drivers.TypeDuration, Default: time.Second, Min: int64(50 * time.Millisecond), Max: int64(10 * time.Second), Help: "direction order: time from the first beam to the second; who takes longer, or turns round, is not counted"},
+		drivers.Setting{Name: "beams", Type: drivers.TypeChoice, Default: "close", Choices: []string{"close", "apart"}, Help: "direction order: close, a person is in both beams for a moment; apart, a person may have left the first before the second, so that one who turns round and another who comes towards are taken for one"},
 		drivers.Setting{Name: "active", Type: drivers.TypeChoice, Default: "on", Choices: []string{"on", "off"}, Help: "level of the line while a person is in the beam"},
 		drivers.Setting{Name: "debounce", Type: drivers.TypeDuration, Default: 30 * time.Millisecond, Min: 0, Max: int64(time.Second), Help: "a level counts when it has lasted so long; shorter pulses are bouncing"},
 		drivers.Setting{Name: "poll_interval", Type: drivers.TypeDuration, Default: 5 * time.Millisecond, Min: int64(time.Millisecond), Max: int64(100 * time.Millisecond), Help: "time between two looks at the lines; a pulse has to last debounce and two of these"},
@@ -58,7 +62,7 @@ func NewLines(spec drivers.Spec, open serialport.OpenFunc) (drivers.Driver, erro
 		faults.Add("settings.out_line", "the other beam's line, or none", "also in_line")
 	}
 	if v.Text("direction") == byOrder {
-		d.window = v.Duration("window")
+		d.window, d.apart = v.Duration("window"), v.Text("beams") == "apart"
 		if d.out == noLine {
 			faults.Add("settings.out_line", "direction order takes two beams", "missing")
 		}
@@ -84,11 +88,11 @@ func (d *Lines) Run(ctx context.Context, host drivers.Host) error {
 	defer t.close(ctx, host)
 	t.blind()
 
-	codec := &LinesCodec{Debounce: d.debounce, Window: d.window}
+	codec := &LinesCodec{Debounce: d.debounce, Window: d.window, Apart: d.apart}
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	last, elapsed := host.Now(), time.Unix(0, 0)
-	undecided, faulty := 0, false
+	undecided, turned, faulty := 0, 0, false
 	for {
 		select {
 		case <-ctx.Done():
@@ -104,7 +108,11 @@ func (d *Lines) Run(ctx context.Context, host drivers.Host) error {
 			return fmt.Errorf("read counter: %w", err)
 		}
 		now := host.Now()
-		elapsed = elapsed.Add(d.step(now.Sub(last)))
+		step := d.step(now.Sub(last))
+		if step > lateLook {
+			host.Note("late look at the lines, the PC is busy")
+		}
+		elapsed = elapsed.Add(step)
 		last = now
 		in, out := codec.Sample(d.active(lines, d.in), d.active(lines, d.out), elapsed)
 		if in+out > 0 {
@@ -113,6 +121,10 @@ func (d *Lines) Run(ctx context.Context, host drivers.Host) error {
 		if codec.Undecided > undecided {
 			undecided = codec.Undecided
 			host.Note("both beams at once, not counted")
+		}
+		if codec.Turned > turned {
+			turned = codec.Turned
+			host.Note("one beam alone, not counted")
 		}
 		faulty = d.report(ctx, host, codec.Blocked(elapsed), now, faulty)
 		t.emit(ctx, host)

@@ -15,8 +15,10 @@ import (
 //	02 size(2, low byte first) commands bcc      size: commands and bcc; bcc: XOR of all before it
 //
 // The turnstile sends 1A and 1B at each passage, and 06 or 15 as its answer to a command. We
-// send none: it is the access system's to command.
+// send none: it is the access system's to command. Whether it wants a passage acknowledged,
+// and repeats it otherwise, is not printed.
 const (
+	turnstileACK       = 0x06
 	turnstileSTX       = 0x02
 	turnstileRightLeft = 0x1A
 	turnstileLeftRight = 0x1B
@@ -96,11 +98,7 @@ func turnstileFrame(b []byte) (TurnstileFrame, int) {
 	if len(b) < n {
 		return TurnstileFrame{}, -1
 	}
-	var bcc byte
-	for _, x := range b[:n-1] {
-		bcc ^= x
-	}
-	if bcc != b[n-1] {
+	if turnstileBCC(b[:n-1]) != b[n-1] {
 		return TurnstileFrame{}, 0
 	}
 	return TurnstileFrame{Commands: append([]byte(nil), b[3:n-1]...)}, n
@@ -115,12 +113,14 @@ type Turnstile struct {
 	right   bool          // left to right is out
 	repeat  time.Duration // 0: nothing is a repetition
 	silence time.Duration // 0: never
+	answer  bool          // acknowledge passages
 }
 
 // TurnstileSettings are the keys of the driver.
 func TurnstileSettings() []drivers.Setting {
 	return append(append(tallySettings(),
 		drivers.Setting{Name: "in", Type: drivers.TypeChoice, Default: "left-right", Choices: []string{"left-right", "right-left"}, Help: "way of passing that is in, in the manual's words, which contradict themselves: try it"},
+		drivers.Setting{Name: "acknowledge", Type: drivers.TypeBool, Default: false, Help: "answer each passage, for a turnstile that repeats it otherwise; then set repeat too, since an answer may be lost"},
 		drivers.Setting{Name: "repeat", Type: drivers.TypeDuration, Default: time.Duration(0), Min: 0, Max: int64(5 * time.Second), Help: "the same passage again within this is a repetition of the frame; 0s: it is another person, since the manual knows no repetitions"},
 		drivers.Setting{Name: "silence", Type: drivers.TypeDuration, Default: time.Duration(0), Min: 0, Max: int64(24 * time.Hour), Help: "without any frame for so long the turnstile is offline; 0s: never, since it speaks at passages alone"},
 	), drivers.SerialSettings(115200)...)
@@ -130,7 +130,7 @@ func TurnstileSettings() []drivers.Setting {
 func NewTurnstile(spec drivers.Spec, open serialport.OpenFunc) (drivers.Driver, error) {
 	v, faults := drivers.ReadSettings(spec, TurnstileSettings())
 	return &Turnstile{spec: spec, open: open, config: portConfig(spec, v), tally: newTally(spec.ID, v),
-		right: v.Text("in") == "right-left", repeat: v.Duration("repeat"), silence: v.Duration("silence")}, faults.Err()
+		right: v.Text("in") == "right-left", repeat: v.Duration("repeat"), silence: v.Duration("silence"), answer: v.Bool("acknowledge")}, faults.Err()
 }
 
 // Run implements drivers.Driver.
@@ -177,6 +177,11 @@ func (d *Turnstile) Run(ctx context.Context, host drivers.Host) error {
 			if in+out == 0 {
 				continue
 			}
+			if d.answer {
+				if err := acknowledge(ctx, port); err != nil {
+					return err
+				}
+			}
 			way := &last[out]
 			if since := now.Sub(*way); !way.IsZero() && since >= 0 && since < d.repeat {
 				host.Note("repeated passage")
@@ -197,4 +202,22 @@ func (d *Turnstile) Run(ctx context.Context, host drivers.Host) error {
 			return &drivers.Fault{Device: d.spec.ID, Err: ErrSilent, Hint: "no frame for " + quiet.Round(time.Second).String() + ": is the turnstile powered and its cable in?"}
 		}
 	}
+}
+
+func acknowledge(ctx context.Context, port serialport.Port) error {
+	ctx, cancel := context.WithTimeout(ctx, pollTimeout)
+	defer cancel()
+	ack := []byte{turnstileSTX, 2, 0, turnstileACK}
+	if err := port.Write(ctx, append(ack, turnstileBCC(ack))); err != nil {
+		return fmt.Errorf("acknowledge passage: %w", err)
+	}
+	return nil
+}
+
+// turnstileBCC is the check of the bytes before it.
+func turnstileBCC(b []byte) (bcc byte) {
+	for _, x := range b {
+		bcc ^= x
+	}
+	return bcc
 }

@@ -147,3 +147,23 @@ func TestTurnstileIsBlindWhileThePortIsLost(t *testing.T) {
 		}
 	})
 }
+
+func TestTurnstileAcknowledgesWhenAskedTo(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		host := &memoryHost{}
+		r := start(t, host, turnstile(t, map[string]any{"acknowledge": true, "repeat": "2s"}))
+		for range 2 { // the first answer is lost
+			r.send(unhex(t, leftToRight))
+			answer := make([]byte, 16)
+			n, err := r.device.Read(answer)
+			if err != nil || !slices.Equal(answer[:n], unhex(t, turnstileOK)) {
+				t.Fatalf("answer = % X, %v", answer[:n], err)
+			}
+			pass(time.Second)
+		}
+		r.stop()
+		if in, out := sum(host.taken()); in != 1 || out != 0 {
+			t.Errorf("%d in and %d out, want one in", in, out)
+		}
+	})
+}

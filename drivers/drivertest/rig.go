@@ -128,6 +128,9 @@ func (r *rig) listening() {
 	if ok && !r.host.Until(r.wait, port.Listening) {
 		r.t.Fatalf("the driver does not open its port; notes %v (seed %d)", r.host.Notes(), r.line.Seed())
 	}
+	if ok { // and knows how the lines are at rest, which takes longer than its debounce
+		r.host.Until(100*time.Millisecond, func() bool { return false })
+	}
 }
 
 // kill ends the driver, if one runs, and waits for its Run to return.
