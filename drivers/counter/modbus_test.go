@@ -228,12 +228,25 @@ func TestModbusSettingsThatCannotBe(t *testing.T) {
 		{map[string]any{"profile": "adam-4080", "reset": "write"}, "settings.reset_function"},
 		{map[string]any{"profile": "wb-mcm8", "in_register": 10, "reset": "write"}, "settings.reset_in_register"},
 		{map[string]any{"unit": 0}, "settings.unit"},
+		{map[string]any{"poll_interval": "61s"}, "settings.poll_interval"},
 		{map[string]any{"profile": "wb-mcm9"}, "settings.profile"},
 	} {
 		_, _, err := mapOf(t, tt.settings)
 		var faults protocol.Faults
 		if !errors.As(err, &faults) || faults[0].Field != tt.field {
 			t.Errorf("%v: %v, want a fault of %s", tt.settings, err, tt.field)
+		}
+	}
+}
+
+func BenchmarkModbusReply(b *testing.B) {
+	frame := unhex(b, "01 04 00 3C 00 04 31 C5"+modbusTwoTotals) // behind its request's echo
+	b.SetBytes(int64(len(frame)))
+	b.ReportAllocs()
+	for b.Loop() {
+		r := ModbusReply{Request: readTwoTotals}
+		if !r.Push(frame) {
+			b.Fatal("no reply")
 		}
 	}
 }

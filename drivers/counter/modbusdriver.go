@@ -11,8 +11,9 @@ import (
 )
 
 const (
-	modbusMisses = 3 // polls without a good reading after which a unit is offline
-	modbusReads  = 3 // readings of one poll at most, to confirm one that surprises
+	modbusMisses = 3           // polls without a good reading after which a unit is offline
+	modbusReads  = 3           // readings of one poll at most, to confirm one that surprises
+	modbusRetry  = time.Second // after a poll without a good reading, if polls are rarer
 )
 
 // A Modbus is the driver "modbus": the totals of one unit on a Modbus RTU line. Several
@@ -62,10 +63,10 @@ func NewModbus(spec drivers.Spec, open serialport.OpenFunc, buses *serialport.Bu
 			d.resetAt = 3 << (d.m.width() - 2)
 		}
 	}
-	if err := faults.Err(); err != nil {
-		return nil, err
+	if d.every > d.tally.interval {
+		faults.Add("settings.poll_interval", "a count of an interval without a reading would say that nobody passed", "longer than interval, %s", d.tally.interval)
 	}
-	return d, nil
+	return d, faults.Err()
 }
 
 // ModbusPort is the port's configuration as the driver will ask for it, for a spec that is
@@ -117,6 +118,7 @@ func (d *Modbus) Run(ctx context.Context, host drivers.Host) error {
 				if missed++; missed >= modbusMisses || !t.alive {
 					return d.fault(err)
 				}
+				asked = asked.Add(min(modbusRetry, d.every) - d.every)
 			}
 		}
 		t.emit(ctx, host)

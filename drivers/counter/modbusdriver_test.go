@@ -249,6 +249,22 @@ func TestModbusFaultsSayWhatToLookAt(t *testing.T) {
 	})
 }
 
+func TestModbusIsAskedAgainSoonWherePollsAreRare(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		host, l := &memoryHost{}, newModbusLine()
+		r := startModbus(t, l, host, map[string]any{"poll_interval": "10m", "interval": "10m"})
+		pass(15 * time.Minute)
+		l.set(func() { l.dead = map[byte]bool{1: true} })
+		began := time.Now()
+		if err := <-r.done; !errors.Is(err, ErrSilent) {
+			t.Errorf("err = %v, want ErrSilent", err)
+		}
+		if took := time.Since(began); took > 5*time.Minute+5*time.Second {
+			t.Errorf("noticed after %s, want a few seconds after the poll in 5 minutes", took)
+		}
+	})
+}
+
 func TestModbusOneMissedReplyIsNoFault(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		host, l := &memoryHost{}, newModbusLine()

@@ -211,6 +211,18 @@ func TestPointSixSaysWhatIsWrongWithASensorOnce(t *testing.T) {
 	})
 }
 
+func TestPointSixReportsASensorThatWasNeverHeard(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		host := &memoryHost{}
+		r := start(t, host, pointSix(t, map[string]any{"sensors": "7=front, 8=yard"}))
+		r.hear(12*time.Minute, packet(7, 1, 1))
+		r.stop()
+		if len(host.states) != 1 || !strings.Contains(host.states[0].Reason, "yard is silent") {
+			t.Errorf("states = %+v, want yard silent", host.states)
+		}
+	})
+}
+
 func TestPointSixSettingsThatCannotBe(t *testing.T) {
 	for _, sensors := range []string{"front", "x=front", "7=front, 8=front", "7=a, 7=b", "7=", "7=a b", "4294967295=a"} {
 		_, err := NewPointSix(drivers.Spec{ID: "beams", Driver: "pointsix", Port: "COM3", Settings: map[string]any{"sensors": sensors}}, nil)

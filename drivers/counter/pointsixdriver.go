@@ -33,7 +33,7 @@ type pointSixSensor struct {
 	name  string // as in the settings; "" is the device itself
 	tally tally
 	host  *part
-	heard time.Time // in this Run
+	heard time.Time // or the beginning of the Run
 	state string    // what was last said of it: "", or its fault
 }
 
@@ -122,15 +122,15 @@ func (d *PointSix) Run(ctx context.Context, host drivers.Host) error {
 			noise = codec.Noise
 			host.Note("noise on the line")
 		}
+		if quiet := now.Sub(heard); quiet >= d.silence {
+			return &drivers.Fault{Device: d.spec.ID, Err: ErrSilent, Hint: "no packet for " + quiet.Round(time.Second).String() + ": is it a Point Host receiver, powered, at this baud, with its sensors in range?"}
+		}
 		for _, s := range d.inOrder() {
-			if s.tally.alive && now.Sub(s.heard) >= d.silence {
+			if now.Sub(s.heard) >= d.silence {
 				s.tally.alive = false // no counts of zero for a sensor that is not there
 				d.say(ctx, host, s, "is silent", now)
 			}
 			s.tally.emit(ctx, s.host)
-		}
-		if quiet := now.Sub(heard); quiet >= d.silence {
-			return &drivers.Fault{Device: d.spec.ID, Err: ErrSilent, Hint: "no packet for " + quiet.Round(time.Second).String() + ": is it a Point Host receiver, powered, at this baud, with its sensors in range?"}
 		}
 	}
 }
@@ -155,7 +155,7 @@ func (d *PointSix) begin(host drivers.Host) error {
 		}
 	}
 	for _, s := range d.sensors {
-		s.host.Host, s.heard, s.state = host, time.Time{}, ""
+		s.host.Host, s.heard, s.state = host, host.Now(), ""
 		if err := s.tally.open(s.host); err != nil {
 			return err
 		}
