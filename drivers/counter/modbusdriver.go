@@ -11,26 +11,28 @@ import (
 )
 
 const (
-	modbusMisses = 3           // polls without a good reading after which a unit is offline
-	modbusReads  = 3           // readings of one poll at most, to confirm one that surprises
-	modbusRetry  = time.Second // after a poll without a good reading, if polls are rarer
+	modbusMisses      = 3                // polls without a good reading after which a unit is offline
+	modbusReads       = 3                // readings of one poll at most, to confirm one that surprises
+	modbusUptimeEvery = 10 * time.Second // between two looks at an uptime that nothing asks for
+	modbusRetry       = time.Second      // after a poll without a good reading, if polls are rarer
 )
 
 // A Modbus is the driver "modbus": the totals of one unit on a Modbus RTU line. Several
 // devices may share a port.
 type Modbus struct {
-	spec    drivers.Spec
-	buses   *serialport.Buses
-	open    serialport.OpenFunc
-	config  serialport.Config
-	tally   tally // owned by Run
-	unit    byte
-	m       modbusMap
-	every   time.Duration
-	timeout time.Duration
-	pause   time.Duration
-	resetAt uint64 // 0: never
-	asked   bool   // a reset was written, and no lower total read since; owned by Run
+	spec     drivers.Spec
+	buses    *serialport.Buses
+	open     serialport.OpenFunc
+	config   serialport.Config
+	tally    tally // owned by Run
+	unit     byte
+	m        modbusMap
+	every    time.Duration
+	timeout  time.Duration
+	pause    time.Duration
+	resetAt  uint64    // 0: never
+	asked    bool      // a reset was written, and no lower total read since; owned by Run
+	uptimeAt time.Time // when the uptime was read; owned by Run
 }
 
 // ModbusSettings are the keys of the driver.
@@ -201,11 +203,7 @@ func modbusNote(err error) string {
 
 // take adds a believed reading.
 func (d *Modbus) take(host drivers.Host, r Reading) {
-	last := d.tally.state
-	if d.tally.invert {
-		last.In, last.Out = last.Out, last.In
-	}
-	if d.asked && (r.In < last.In || r.Out < last.Out) {
+	if last := d.tally.last(); d.asked && (r.In < last.In || r.Out < last.Out) {
 		r.Reset, d.asked = true, false
 	}
 	d.tally.heard(host)
@@ -238,17 +236,31 @@ func (d *Modbus) read(ctx context.Context, host drivers.Host, seat *serialport.S
 	if err != nil {
 		return r, err
 	}
-	if d.m.uptimeFunction != 0 && !d.m.keeps {
+	r.At = host.Now()
+	if d.m.uptimeFunction == 0 || d.m.keeps {
+		return r, nil
+	}
+	if r.Uptime = d.tally.state.Uptime; d.uptimeDue(r) {
 		values, err := d.registers(ctx, host, seat, d.m.uptimeFunction, int(d.m.uptime), d.m.uptimeWords)
 		if err != nil {
 			return r, err
 		}
 		seconds, _ := modbusTotal(values, d.m.lowFirst, false)
 		uptime := int64(seconds)
-		r.Uptime = &uptime
+		r.Uptime, r.At = &uptime, host.Now()
+		d.uptimeAt = r.At
 	}
-	r.At = host.Now()
 	return r, nil
+}
+
+// uptimeDue says whether the uptime has to be read too. Between two looks at it, a unit that
+// begins again is seen by totals that fall, unless they were so low that they may be passed
+// again by now.
+func (d *Modbus) uptimeDue(r Reading) bool {
+	last, rate := d.tally.last(), d.tally.rate
+	since := r.At.Sub(d.uptimeAt).Abs()
+	return last.Uptime == nil || since >= modbusUptimeEvery || max(last.In, last.Out) <= rate.most(since) ||
+		d.tally.surprise != nil || !last.follows(r, rate)
 }
 
 func (d *Modbus) total(ctx context.Context, host drivers.Host, seat *serialport.Seat, at int) (uint64, error) {

@@ -188,6 +188,26 @@ func TestModbusResetIsToldByItsUptime(t *testing.T) {
 	})
 }
 
+// The uptime costs a request of its own, so it is read when something asks for it.
+func TestModbusUptimeIsReadWhenItMatters(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		host, l := &memoryHost{}, newModbusLine()
+		l.registers[[2]int{4, 104}] = 1
+		l.totals(5000, 3)
+		r := startModbus(t, l, host, map[string]any{"uptime_register": 104, "uptime_function": 4, "poll_interval": "100ms"})
+		pass(61 * time.Second)
+		if l.requests > 650 {
+			t.Errorf("%d requests for 600 polls in a minute", l.requests)
+		}
+		l.set(func() { l.setTotals(40, 9); l.registers[[2]int{4, 104}] = 0 }) // began again; out has passed its old total
+		pass(12 * time.Second)
+		r.stop()
+		if in, out := sum(host.taken()); in != 40 || out != 9 {
+			t.Errorf("%d in and %d out after a reset, want 40 and 9", in, out)
+		}
+	})
+}
+
 // A reply that belongs to another request, or was made up by noise, has totals that nobody
 // has walked.
 func TestModbusDoesNotBelieveOneOddReading(t *testing.T) {

@@ -109,10 +109,7 @@ func (t *tally) heard(host drivers.Host) {
 // believe says whether a reading is to be taken now. One that surprises (totals that fell or
 // jumped, a lower uptime, the very first) is taken when the next one bears it out.
 func (t *tally) believe(r Reading) bool {
-	last := t.state
-	if t.invert {
-		last.In, last.Out = last.Out, last.In
-	}
+	last := t.last()
 	if last.Known && last.follows(r, t.rate) {
 		t.surprise = nil
 		return true
@@ -125,6 +122,15 @@ func (t *tally) believe(r Reading) bool {
 	}
 	t.surprise = &r
 	return false
+}
+
+// last is the newest reading as the counter said it.
+func (t *tally) last() State {
+	s := t.state
+	if t.invert {
+		s.In, s.Out = s.Out, s.In
+	}
+	return s
 }
 
 // total takes a reading of running totals.
