@@ -116,6 +116,7 @@ type watchedHost struct {
 
 // Online implements Host.
 func (h *watchedHost) Online() {
+	h.Host.Online() // the agent shows when a device was last heard
 	if h.online.Load() || h.online.Swap(true) {
 		return
 	}

@@ -18,6 +18,7 @@ type stateHost struct {
 	refuse bool
 	states []protocol.DeviceState
 	other  int
+	online int
 }
 
 func (h *stateHost) Emit(_ context.Context, kind protocol.Kind, body any, _ []byte) error {
@@ -38,9 +39,13 @@ func (h *stateHost) Emit(_ context.Context, kind protocol.Kind, body any, _ []by
 	return nil
 }
 func (h *stateHost) State() ([]byte, error) { return nil, nil }
-func (h *stateHost) Online()                {}
-func (h *stateHost) Note(string)            {}
-func (h *stateHost) Now() time.Time         { return time.Now() }
+func (h *stateHost) Online() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.online++
+}
+func (h *stateHost) Note(string)    {}
+func (h *stateHost) Now() time.Time { return time.Now() }
 
 func (h *stateHost) said() string {
 	h.mu.Lock()
@@ -131,6 +136,9 @@ func TestStatesAreEmittedOnChangeAlone(t *testing.T) {
 		states := host.all()
 		if host.said() != "offline online" {
 			t.Fatalf("states = %s, want offline once and online once", host.said())
+		}
+		if host.online != 100 {
+			t.Errorf("the host heard %d of 100 signs of life", host.online)
 		}
 		if s := states[0]; s.Reason != errCable.Error() || s.Hint != "put it in" || s.Device != "door" || s.Driver != "line" || s.Class != ClassCounter {
 			t.Errorf("offline = %+v, want reason and hint", s)

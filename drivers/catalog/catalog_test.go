@@ -28,7 +28,7 @@ func TestEveryDriver(t *testing.T) {
 	errGone := errors.New("gone")
 	for name, e := range Registry() {
 		t.Run(name, func(t *testing.T) {
-			if e.Serves == "" || (e.Class != drivers.ClassCounter && e.Class != drivers.ClassDrawer) {
+			if e.Serves == "" || e.Class == drivers.ClassCounter && e.Emits == "" || (e.Class != drivers.ClassCounter && e.Class != drivers.ClassDrawer) {
 				t.Errorf("entry = %+v", e)
 			}
 			var config serialport.Config
@@ -88,6 +88,32 @@ func TestCheckNamesEverything(t *testing.T) {
 	}
 	if faults := Check([]drivers.Spec{{ID: "door", Driver: "terabee", Port: "COM3"}, {ID: "d1", Driver: "escpos", Port: "COM4"}}); faults != nil {
 		t.Errorf("a good configuration: %v", faults)
+	}
+}
+
+func TestDevicesOnOneBus(t *testing.T) {
+	door := func(id, driver string, settings map[string]any) drivers.Spec {
+		return drivers.Spec{ID: id, Driver: driver, Port: "COM3", Settings: settings}
+	}
+	for _, tt := range []struct {
+		name  string
+		specs []drivers.Spec
+		want  string // field
+	}{
+		{"three on one line", []drivers.Spec{door("a", "modbus", nil), door("b", "modbus", map[string]any{"unit": 2}), door("c", "modbus", map[string]any{"unit": 2, "in_channel": 3})}, ""},
+		{"another baud", []drivers.Spec{door("a", "modbus", nil), door("b", "modbus", map[string]any{"baud": 19200})}, "devices[1].port"},
+		{"another baud by its profile", []drivers.Spec{door("a", "modbus", nil), door("b", "modbus", map[string]any{"profile": "banner-dx80"})}, "devices[1].port"},
+		{"another driver", []drivers.Spec{door("a", "modbus", nil), door("b", "modbus", nil), door("c", "line", nil)}, "devices[2].port"},
+		{"another driver first", []drivers.Spec{door("a", "line", nil), door("b", "modbus", nil)}, "devices[1].port"},
+	} {
+		faults := Check(tt.specs)
+		got := ""
+		if len(faults) > 0 {
+			got = faults[0].Field
+		}
+		if got != tt.want || len(faults) > 1 {
+			t.Errorf("%s: %v, want a fault of %q", tt.name, faults, tt.want)
+		}
 	}
 }
 

@@ -36,20 +36,25 @@ func checksum(kind, text string) string {
 		}
 		return fmt.Sprintf("%02X", sum)
 	case checkCRC16:
-		crc := uint16(0xFFFF)
-		for i := range len(text) {
-			crc ^= uint16(text[i])
-			for range 8 {
-				low := crc&1 != 0
-				crc >>= 1
-				if low {
-					crc ^= 0xA001
-				}
-			}
-		}
-		return fmt.Sprintf("%04X", crc)
+		return fmt.Sprintf("%04X", crc16([]byte(text)))
 	}
 	return ""
+}
+
+// crc16 is CRC-16/MODBUS: polynomial 0xA001 (reflected), begins at FFFF.
+func crc16(data []byte) uint16 {
+	crc := uint16(0xFFFF)
+	for _, b := range data {
+		crc ^= uint16(b)
+		for range 8 {
+			low := crc&1 != 0
+			crc >>= 1
+			if low {
+				crc ^= 0xA001
+			}
+		}
+	}
+	return crc
 }
 
 // unseal takes the check off a line and gives the text before it. An empty mark means that

@@ -103,6 +103,13 @@ func difference(last, now uint64, width int, most uint64, reset bool) (uint64, p
 	return min(people, math.MaxInt64/4), quality
 }
 
+// follows says whether nothing but people passing need have happened between s and r.
+func (s State) follows(r Reading, rate Rate) bool {
+	most := rate.most(r.At.Sub(s.ReadAt))
+	return r.In >= s.In && r.In-s.In <= most && r.Out >= s.Out && r.Out-s.Out <= most &&
+		(r.Uptime == nil || s.Uptime == nil || *r.Uptime >= *s.Uptime)
+}
+
 // worse is the quality that says less about the count.
 func worse(a, b protocol.Quality) protocol.Quality {
 	if badness(b) > badness(a) {

@@ -50,6 +50,8 @@ type tally struct {
 	due     time.Time // its end
 	loaded  bool      // state was read from the host once; from then on this is ahead of it
 	alive   bool      // a good frame since the port was opened
+
+	surprise *Reading // not believed yet
 }
 
 func newTally(id string, v drivers.Values) tally {
@@ -59,7 +61,7 @@ func newTally(id string, v drivers.Values) tally {
 // open begins a Run. At the first one, what was accepted before is the baseline, and the
 // first count covers the time since then.
 func (t *tally) open(host drivers.Host) error {
-	t.alive = false
+	t.alive, t.surprise = false, nil
 	now := host.Now()
 	t.schedule(now)
 	if t.loaded {
@@ -104,6 +106,33 @@ func (t *tally) heard(host drivers.Host) {
 	host.Online()
 }
 
+// believe says whether a reading is to be taken now. One that surprises (totals that fell or
+// jumped, a lower uptime, the very first) is taken when the next one bears it out.
+func (t *tally) believe(r Reading) bool {
+	last := t.last()
+	if last.Known && last.follows(r, t.rate) {
+		t.surprise = nil
+		return true
+	}
+	if t.surprise != nil {
+		if odd, _ := (State{}).Next(*t.surprise, t.rate); odd.follows(r, t.rate) {
+			t.surprise = nil
+			return true
+		}
+	}
+	t.surprise = &r
+	return false
+}
+
+// last is the newest reading as the counter said it.
+func (t *tally) last() State {
+	s := t.state
+	if t.invert {
+		s.In, s.Out = s.Out, s.In
+	}
+	return s
+}
+
 // total takes a reading of running totals.
 func (t *tally) total(r Reading) Delta {
 	if t.invert {
@@ -113,6 +142,15 @@ func (t *tally) total(r Reading) Delta {
 	t.state, d = t.state.Next(r, t.rate)
 	t.add(d)
 	return d
+}
+
+// blind begins a Run of a counter that forgets who passes while nobody listens: what it did
+// not see is a gap.
+func (t *tally) blind() {
+	if t.state.Known {
+		t.doubt(protocol.QualityGap)
+	}
+	t.state.Known = true
 }
 
 // passed takes people that a counter of deltas reports. Its totals are our own sums.
@@ -170,15 +208,16 @@ func (t *tally) emit(ctx context.Context, host drivers.Host) {
 	t.put(ctx, host, to)
 }
 
-// put emits the people since the last accepted count.
-func (t *tally) put(ctx context.Context, host drivers.Host, to time.Time) {
+// put emits the people since the last accepted count, and says whether they were accepted.
+func (t *tally) put(ctx context.Context, host drivers.Host, to time.Time) bool {
 	count, state := t.count(to)
 	if err := host.Emit(ctx, protocol.KindFootfall, count, state); err != nil {
 		host.Note("count not accepted, kept for the next interval")
-		return
+		return false
 	}
 	t.from, t.state.To = to, to
 	t.pending = Delta{Quality: protocol.QualityOK}
+	return true
 }
 
 // count is the record of the interval that ends at to, and the state that goes with it.

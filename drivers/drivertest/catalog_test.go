@@ -3,7 +3,13 @@
 package drivertest_test
 
 import (
+	"context"
+	"fmt"
+	"maps"
+	"path/filepath"
+	"sync"
 	"testing"
+	"time"
 
 	"github.com/storelay/storelay/drivers"
 	"github.com/storelay/storelay/drivers/catalog"
@@ -44,6 +50,210 @@ func TestEDG02LineDriver(t *testing.T) {
 				Device: func(uint64) drivertest.CounterDevice {
 					return drivertest.NewLineCounter(drivertest.LineCounterOptions{})
 				},
+			})
+		})
+	}
+}
+
+// modbusTrouble is a Trouble of a Modbus unit.
+func modbusTrouble(name string, what drivertest.ModbusTrouble) drivertest.Trouble[drivertest.CounterDevice] {
+	return drivertest.Trouble[drivertest.CounterDevice]{Name: name, Set: func(device drivertest.CounterDevice, on bool) {
+		now := drivertest.ModbusTrouble{}
+		if on {
+			now = what
+		}
+		device.(interface {
+			SetTrouble(drivertest.ModbusTrouble)
+		}).SetTrouble(now)
+	}}
+}
+
+func TestEDG02ModbusDriver(t *testing.T) {
+	for name, tt := range map[string]struct {
+		unit     drivertest.ModbusCounterOptions
+		settings map[string]any
+	}{
+		"WB-MCM8":                        {drivertest.ModbusCounterOptions{}, map[string]any{"profile": "wb-mcm8"}},
+		"WB-MCM8, reset before its wrap": {drivertest.ModbusCounterOptions{}, map[string]any{"profile": "wb-mcm8", "reset": "write", "reset_above": 50}},
+		"a unit that keeps its totals":   {drivertest.ModbusCounterOptions{Retain: true, Unit: 247}, map[string]any{"profile": "wb-mcm8", "unit": 247, "keeps_totals": "yes"}},
+		"DX80, node 3":                   {drivertest.ModbusCounterOptions{Map: drivertest.MapDX80, Node: 3}, map[string]any{"profile": "banner-dx80", "in_channel": 5, "out_channel": 6}},
+		"ADAM-4080":                      {drivertest.ModbusCounterOptions{Map: drivertest.MapADAM4080, LowWordFirst: true}, map[string]any{"profile": "adam-4080"}},
+		"ADAM-4080, high word first":     {drivertest.ModbusCounterOptions{Map: drivertest.MapADAM4080}, map[string]any{"profile": "adam-4080", "word_order": "high-first"}},
+		"ioLogik":                        {drivertest.ModbusCounterOptions{Map: drivertest.MapIOLogik}, map[string]any{"profile": "moxa-iologik"}},
+		"free, 16 bits": {drivertest.ModbusCounterOptions{Map: drivertest.MapFree, Free: drivertest.ModbusFree{Holding: true, In: 500, Out: 7, Bits: 16, Uptime: 40}},
+			map[string]any{"in_register": 500, "out_register": 7, "width": 16, "uptime_register": 40}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			settings := map[string]any{"out_channel": 2, "interval": "1s", "poll_interval": "100ms", "timeout": "150ms", "pause": "5ms"}
+			maps.Copy(settings, tt.settings)
+			drivertest.CounterConformance(t, drivertest.CounterSuite{
+				New:  create,
+				Spec: drivers.Spec{ID: "door", Driver: "modbus", Settings: settings},
+				Device: func(uint64) drivertest.CounterDevice {
+					other := drivertest.NewModbusCounter(drivertest.ModbusCounterOptions{Unit: 9})
+					unit := drivertest.NewModbusCounter(tt.unit)
+					return drivertest.NewModbusBus(2*time.Millisecond, other, unit).Counter(unit)
+				},
+				Troubles: []drivertest.Trouble[drivertest.CounterDevice]{
+					modbusTrouble("wrong unit answers", drivertest.ModbusTrouble{As: 9, Every: 2}),
+					modbusTrouble("wrong function", drivertest.ModbusTrouble{Function: 1, Every: 2}),
+					modbusTrouble("short answers", drivertest.ModbusTrouble{Short: true, Every: 2}),
+					modbusTrouble("busy", drivertest.ModbusTrouble{Exception: 6}),
+					modbusTrouble("slow answers", drivertest.ModbusTrouble{Slow: 160 * time.Millisecond, Every: 3}),
+					modbusTrouble("dead", drivertest.ModbusTrouble{Dead: true}),
+				},
+			})
+		})
+	}
+}
+
+// Three units on one line, one of them dead: each of the others loses nobody, whatever the
+// line does.
+func TestEDG02ModbusUnitsOnOneBus(t *testing.T) {
+	pty, err := drivertest.OpenPty(filepath.Join(t.TempDir(), "port"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer pty.Close()
+	units := map[int]*drivertest.ModbusCounter{}
+	for unit := 1; unit <= 3; unit++ {
+		units[unit] = drivertest.NewModbusCounter(drivertest.ModbusCounterOptions{Unit: byte(unit)})
+	}
+	units[2].SetTrouble(drivertest.ModbusTrouble{Dead: true})
+	bus := drivertest.NewModbusBus(2*time.Millisecond, units[1], units[2], units[3])
+	line := drivertest.NewFaultyLine(pty, 1)
+	ctx, cancel := context.WithCancel(t.Context())
+	var all sync.WaitGroup
+	all.Go(func() { pty.Serve(ctx, func() error { return bus.Run(ctx, line) }) })
+	modbus := catalog.Registry()["modbus"]
+	hosts := map[int]*drivertest.Host{}
+	for unit := range units {
+		host := drivertest.NewHost()
+		hosts[unit] = host
+		spec := drivers.Spec{ID: fmt.Sprintf("door%d", unit), Driver: "modbus", Port: pty.Path(), Settings: map[string]any{
+			"profile": "wb-mcm8", "unit": unit, "out_channel": 2, "interval": "1s", "poll_interval": "50ms", "timeout": "100ms", "pause": "5ms"}}
+		driver, err := modbus.New(spec, serialport.Open)
+		if err != nil {
+			t.Fatal(err)
+		}
+		all.Go(func() {
+			drivers.Supervise(ctx, spec.ID, driver, host, drivers.Options{Driver: "modbus", Class: drivers.ClassCounter})
+		})
+	}
+	defer all.Wait()
+	defer cancel()
+	heard := func(unit int) bool {
+		return hosts[unit].Until(15*time.Second, func() bool { return len(hosts[unit].Counts()) > 0 })
+	}
+	if !heard(1) || !heard(3) {
+		t.Fatalf("no counts; notes %v and %v", hosts[1].Notes(), hosts[3].Notes())
+	}
+	for i, faults := range []drivertest.Faults{{}, {Noise: 30, Split: true}, {Flip: 30, Duplicate: 30}, {Echo: true}} {
+		line.Set(faults)
+		for range 10 {
+			units[1].Walk(1, 2)
+			units[3].Walk(2, 0)
+			hosts[1].Until(50*time.Millisecond, func() bool { return false })
+		}
+		line.Set(drivertest.Faults{})
+		for _, unit := range []int{1, 3} {
+			if !hosts[unit].Until(15*time.Second, func() bool { return hosts[unit].Sum() == units[unit].Truth() }) {
+				t.Errorf("line %d: unit %d: emitted %+v, passed %+v; notes %v", i, unit, hosts[unit].Sum(), units[unit].Truth(), hosts[unit].Notes())
+			}
+		}
+	}
+	if hosts[2].Onlines() > 0 || len(hosts[2].Counts()) > 0 {
+		t.Errorf("the dead unit was heard %d times: %+v", hosts[2].Onlines(), hosts[2].Counts())
+	}
+	if a, b := units[1].Asked(), units[3].Asked(); a < 20 || b < 20 || bus.Unheard() > 0 {
+		t.Errorf("units were asked %d and %d times, %d requests came too early", a, b, bus.Unheard())
+	}
+}
+
+// on makes a driver of the catalogue on a port in memory.
+func on(spec drivers.Spec, open serialport.OpenFunc) (drivers.Driver, error) {
+	return catalog.Registry()[spec.Driver].New(spec, open)
+}
+
+func TestEDG02LinesDriver(t *testing.T) {
+	for name, tt := range map[string]struct {
+		contacts drivertest.ContactsOptions
+		settings map[string]any
+	}{
+		"a contact for each way":    {drivertest.ContactsOptions{Bounce: 3, Glitch: 30}, map[string]any{"in_line": "CTS", "out_line": "DSR"}},
+		"two beams side by side":    {drivertest.ContactsOptions{In: "ri", Out: "dcd", Direction: true, Bounce: 3, Glitch: 30}, map[string]any{"in_line": "RI", "out_line": "DCD", "direction": "order"}},
+		"one beam, normally closed": {drivertest.ContactsOptions{In: "dsr", Single: true, Inverted: true, Bounce: 2}, map[string]any{"in_line": "DSR", "active": "off"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			settings := map[string]any{"interval": "1s"}
+			maps.Copy(settings, tt.settings)
+			suite := drivertest.CounterSuite{
+				On: on, Forgets: true,
+				Spec: drivers.Spec{ID: "door", Driver: "lines", Settings: settings},
+				Device: func(seed uint64) drivertest.CounterDevice {
+					tt.contacts.Seed = seed
+					return drivertest.NewContacts(tt.contacts)
+				},
+			}
+			if tt.contacts.Direction {
+				suite.Troubles = append(suite.Troubles, drivertest.Trouble[drivertest.CounterDevice]{Name: "people who turn back",
+					Set: func(device drivertest.CounterDevice, on bool) {
+						device.(*drivertest.Contacts).TurnBack(on)
+					}})
+			}
+			drivertest.CounterConformance(t, suite)
+		})
+	}
+}
+
+func TestEDG02PointSixDriver(t *testing.T) {
+	for name, tt := range map[string]struct {
+		sensor   drivertest.PointSixOptions
+		settings map[string]any
+	}{
+		"one sensor":                 {drivertest.PointSixOptions{}, nil},
+		"an older one":               {drivertest.PointSixOptions{TextSum: true}, nil},
+		"neighbours on the same air": {drivertest.PointSixOptions{Serial: 5, Neighbours: 2}, map[string]any{"sensors": "5=front"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			settings := map[string]any{"interval": "1s"}
+			maps.Copy(settings, tt.settings)
+			drivertest.CounterConformance(t, drivertest.CounterSuite{
+				New:    create,
+				Spec:   drivers.Spec{ID: "door", Driver: "pointsix", Settings: settings},
+				Device: func(uint64) drivertest.CounterDevice { return drivertest.NewPointSix(tt.sensor) },
+				Troubles: []drivertest.Trouble[drivertest.CounterDevice]{
+					{Name: "a blocked beam", Set: func(device drivertest.CounterDevice, on bool) { device.(*drivertest.PointSix).SetBlocked(on, 7) }},
+					{Name: "a misaligned beam", Set: func(device drivertest.CounterDevice, on bool) {
+						device.(*drivertest.PointSix).SetFringe(map[bool]byte{true: 9}[on])
+					}},
+					{Name: "service mode", Set: func(device drivertest.CounterDevice, on bool) { device.(*drivertest.PointSix).SetService(on) }},
+				},
+			})
+		})
+	}
+}
+
+func TestEDG02TurnstileDriver(t *testing.T) {
+	for name, tt := range map[string]struct {
+		turnstile drivertest.TurnstileOptions
+		settings  map[string]any
+	}{
+		"left to right is in":           {drivertest.TurnstileOptions{}, nil},
+		"right to left is in":           {drivertest.TurnstileOptions{InRightToLeft: true}, map[string]any{"in": "right-left"}},
+		"one that wants to be answered": {drivertest.TurnstileOptions{Resend: 500 * time.Millisecond}, map[string]any{"acknowledge": true}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			settings := map[string]any{"interval": "1s"}
+			maps.Copy(settings, tt.settings)
+			drivertest.CounterConformance(t, drivertest.CounterSuite{
+				On: on, Forgets: true,
+				Spec:   drivers.Spec{ID: "door", Driver: "turnstile", Settings: settings},
+				Device: func(uint64) drivertest.CounterDevice { return drivertest.NewTurnstile(tt.turnstile) },
 			})
 		})
 	}
