@@ -95,8 +95,9 @@ func TestForgetfulCounterSuitePassesARightDriver(t *testing.T) {
 }
 
 func TestForgetfulCounterSuiteCatchesWrongDrivers(t *testing.T) {
+	t.Parallel()
 	for _, tt := range []struct{ flaw, check, complaint string }{
-		{"jumpy", "clean line", "after the start"},
+		{"jumpy", "clean line", "emitted {In:"},
 		{"ghost", "restart", "emitted {In:"},
 		{"lossy", "disk full", "after a full disk"},
 	} {
@@ -217,10 +218,12 @@ func toyMasterSuite(flaw string) CounterSuite {
 }
 
 func TestModbusSuitePassesARightDriver(t *testing.T) {
+	t.Parallel()
 	CounterConformance(t, toyMasterSuite(""))
 }
 
 func TestModbusSuiteCatchesADriverThatTrustsAnyUnit(t *testing.T) {
+	t.Parallel()
 	for _, check := range []string{"wrong unit answers", "wrong function"} {
 		t.Run(check, func(t *testing.T) {
 			t.Parallel()

@@ -119,9 +119,13 @@ func toyScaleSuite(flaw string) ScaleSuite {
 	}
 }
 
-func TestScaleSuitePassesARightDriver(t *testing.T) { ScaleConformance(t, toyScaleSuite("")) }
+func TestScaleSuitePassesARightDriver(t *testing.T) {
+	t.Parallel()
+	ScaleConformance(t, toyScaleSuite(""))
+}
 
 func TestScaleSuiteCatchesWrongDrivers(t *testing.T) {
+	t.Parallel()
 	for _, tt := range []struct{ flaw, check, complaint string }{
 		{"stale", "duplicates", "the driver weighs"},
 		{"gullible", "bad parity", "the driver weighs"},
@@ -202,9 +206,13 @@ func toyScannerSuite(flaw string) ScannerSuite {
 	}
 }
 
-func TestScannerSuitePassesARightDriver(t *testing.T) { ScannerConformance(t, toyScannerSuite("")) }
+func TestScannerSuitePassesARightDriver(t *testing.T) {
+	t.Parallel()
+	ScannerConformance(t, toyScannerSuite(""))
+}
 
 func TestScannerSuiteCatchesWrongDrivers(t *testing.T) {
+	t.Parallel()
 	for _, tt := range []struct{ flaw, check, complaint string }{
 		{"gluing", "hang-up", `heard ["40063`},
 		{"boundless", "endless line", "of 16384 bytes"},
@@ -365,9 +373,13 @@ func toyCoinSuite(flaw string) CoinSuite {
 	}
 }
 
-func TestCoinSuitePassesARightDriver(t *testing.T) { CoinConformance(t, toyCoinSuite("")) }
+func TestCoinSuitePassesARightDriver(t *testing.T) {
+	t.Parallel()
+	CoinConformance(t, toyCoinSuite(""))
+}
 
 func TestCoinSuiteCatchesWrongDrivers(t *testing.T) {
+	t.Parallel()
 	for _, tt := range []struct{ flaw, check, complaint string }{
 		{"credulous", "bad checksums", "emitted ["},
 		{"round", "wrap", "emitted ["},

@@ -81,10 +81,12 @@ func toySwitchSuite(flaw string) DrawerSuite {
 }
 
 func TestDrawerSuiteOnModemLinesPassesARightDriver(t *testing.T) {
+	t.Parallel()
 	DrawerConformance(t, toySwitchSuite(""))
 }
 
 func TestDrawerSuiteOnModemLinesCatchesWrongDrivers(t *testing.T) {
+	t.Parallel()
 	for _, tt := range []struct{ flaw, check, complaint string }{
 		{"upside down", "clean line", "the drawer is open: false; Opened says true"},
 		{"silent", "jammed drawer", "no openFailed event"},
