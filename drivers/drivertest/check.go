@@ -5,6 +5,7 @@ import (
 	"runtime"
 	"sync"
 	"testing"
+	"testing/synctest"
 )
 
 // A check is one promise of a suite.
@@ -31,6 +32,25 @@ func runChecks(t *testing.T, checks []check) {
 			}
 		})
 	}
+}
+
+// runVirtually runs all checks one after the other in virtual time, which is punctual however
+// busy the machine is. Nothing in them may wait for the system.
+func runVirtually(t *testing.T, checks []check) {
+	for _, c := range checks {
+		t.Run(c.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) { c.run(t) })
+		})
+	}
+}
+
+// runSuite runs all checks in virtual or in real time.
+func runSuite(t *testing.T, virtual bool, checks []check) {
+	if virtual {
+		runVirtually(t, checks)
+		return
+	}
+	runChecks(t, checks)
 }
 
 // An attempt is the testing.TB of one check: it keeps complaints for whoever asked, so that
