@@ -44,15 +44,6 @@ func runVirtually(t *testing.T, checks []check) {
 	}
 }
 
-// runSuite runs all checks in virtual or in real time.
-func runSuite(t *testing.T, virtual bool, checks []check) {
-	if virtual {
-		runVirtually(t, checks)
-		return
-	}
-	runChecks(t, checks)
-}
-
 // An attempt is the testing.TB of one check: it keeps complaints for whoever asked, so that
 // a failure can be expected.
 type attempt struct {
