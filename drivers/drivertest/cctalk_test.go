@@ -20,7 +20,7 @@ func enable(t *testing.T, c *client) {
 func TestCoinAcceptorAnswersTheVectorsOfItsManual(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		a := drivertest.NewCoinAcceptor(drivertest.CoinAcceptorOptions{Path: 1})
-		c, _ := attach(t, a.Run, 1)
+		c := attach(t, a.Run)
 		same(t, "simple poll", c.ask("02 00 01 FE FF", coinWait), "01 00 02 00 FD")
 		same(t, "equipment category", c.ask("02 00 01 F5 08", coinWait), "01 0D 02 00 43 6F 69 6E 20 41 63 63 65 70 74 6F 72 16")
 		same(t, "credits after power-up", c.ask("02 00 01 E5 18", coinWait), "01 0B 02 00 00 00 00 00 00 00 00 00 00 00 00 F2")
@@ -42,7 +42,7 @@ func TestCoinAcceptorAnswersTheVectorsOfItsManual(t *testing.T) {
 func TestCoinAcceptorGivesBackWhatItMustNotTake(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		a := drivertest.NewCoinAcceptor(drivertest.CoinAcceptorOptions{Inhibits: true, Patience: time.Second})
-		c, _ := attach(t, a.Run, 1)
+		c := attach(t, a.Run)
 		c.ask("02 00 01 E5 18", coinWait)
 		if a.Insert(1) {
 			t.Error("a coin was kept after power-up")
@@ -76,7 +76,7 @@ func TestCoinAcceptorGivesBackWhatItMustNotTake(t *testing.T) {
 func TestCoinAcceptorsCounterWrapsToOne(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		a := drivertest.NewCoinAcceptor(drivertest.CoinAcceptorOptions{Echo: true})
-		c, _ := attach(t, a.Run, 1)
+		c := attach(t, a.Run)
 		a.Preset(255)
 		a.Trouble(14)
 		same(t, "with echo", c.ask("02 00 01 E5 18", coinWait), "02 00 01 E5 18 01 0B 02 00 01 00 0E 00 00 00 00 00 00 00 00 E3")

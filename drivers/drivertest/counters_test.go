@@ -10,7 +10,7 @@ import (
 func TestPointSixSaysTheVectorOfItsManual(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		s := drivertest.NewPointSix(drivertest.PointSixOptions{Every: time.Second})
-		c, _ := attach(t, s.Run, 1)
+		c := attach(t, s.Run)
 		s.Walk(12000, 345)
 		s.SetBlocked(false, 16)
 		packet := func(what, want string) {
@@ -32,7 +32,7 @@ func TestPointSixSaysTheVectorOfItsManual(t *testing.T) {
 func TestPointSixWarnsWrapsAndSumsUpText(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		s := drivertest.NewPointSix(drivertest.PointSixOptions{Every: time.Second, TextSum: true, Neighbours: 1})
-		c, _ := attach(t, s.Run, 1)
+		c := attach(t, s.Run)
 		s.NearWrap(2, 0)
 		s.Walk(2, 3)
 		s.SetBlocked(true, 0x0102)
@@ -61,7 +61,7 @@ func TestPointSixWarnsWrapsAndSumsUpText(t *testing.T) {
 func TestTurnstileSaysTheVectorsOfItsManual(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		s := drivertest.NewTurnstile(drivertest.TurnstileOptions{})
-		c, _ := attach(t, s.Run, 1)
+		c := attach(t, s.Run)
 		s.Walk(1, 0)
 		same(t, "in", c.took(), "02 02 00 1B 1B")
 		s.Walk(0, 1)
@@ -74,7 +74,7 @@ func TestTurnstileSaysTheVectorsOfItsManual(t *testing.T) {
 			t.Errorf("released %d, acknowledged %d, refused %d, want 2, 1, 1", s.Released(), s.Acked(), s.Refused())
 		}
 		mirrored := drivertest.NewTurnstile(drivertest.TurnstileOptions{InRightToLeft: true})
-		c, _ = attach(t, mirrored.Run, 1)
+		c = attach(t, mirrored.Run)
 		mirrored.Walk(1, 0)
 		same(t, "in from right to left", c.took(), "02 02 00 1A 1A")
 	})
@@ -83,7 +83,7 @@ func TestTurnstileSaysTheVectorsOfItsManual(t *testing.T) {
 func TestTurnstileMaySayAnEventAgain(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		s := drivertest.NewTurnstile(drivertest.TurnstileOptions{Resend: time.Second})
-		c, _ := attach(t, s.Run, 1)
+		c := attach(t, s.Run)
 		s.Walk(1, 1)
 		time.Sleep(1500 * time.Millisecond)
 		same(t, "not acknowledged", c.took(), "02 02 00 1B 1B 02 02 00 1B 1B")

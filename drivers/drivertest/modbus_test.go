@@ -11,7 +11,7 @@ import (
 func TestModbusCounterAnswersTheVectorsOfItsManual(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		u := drivertest.NewModbusCounter(drivertest.ModbusCounterOptions{})
-		c, _ := attach(t, u.Run, 1)
+		c := attach(t, u.Run)
 		u.Walk(70000, 69950)
 		same(t, "two counters", c.ask("01 04 00 3C 00 04 31 C5", 0), "01 04 08 00 01 11 70 00 01 11 3E AA 07")
 		same(t, "inputs", c.ask("01 02 00 00 00 08 79 CC", 0), "01 02 01 00 A1 88")
@@ -45,7 +45,7 @@ func TestModbusMapsHaveTheirRegisters(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			bubble(t, func(t *testing.T) {
 				u := drivertest.NewModbusCounter(tt.opts)
-				c, _ := attach(t, u.Run, 1)
+				c := attach(t, u.Run)
 				u.Walk(0x10002, 3)
 				if got := c.ask(tt.request, 0); !strings.HasPrefix(got, tt.say) {
 					t.Errorf("got %q, want %q", got, tt.say)
@@ -58,7 +58,7 @@ func TestModbusMapsHaveTheirRegisters(t *testing.T) {
 func TestModbusCounterStopsAndClears(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		adam := drivertest.NewModbusCounter(drivertest.ModbusCounterOptions{Map: drivertest.MapADAM4080})
-		c, _ := attach(t, adam.Run, 1)
+		c := attach(t, adam.Run)
 		adam.Walk(5, 5)
 		same(t, "stop counter 0", c.ask("01 05 00 20 00 00 CC 00", 0), "01 05 00 20 00 00 CC 00")
 		adam.Walk(2, 2)
@@ -71,7 +71,7 @@ func TestModbusCounterStopsAndClears(t *testing.T) {
 			t.Errorf("started again: %d, want 6", got)
 		}
 		node := drivertest.NewModbusCounter(drivertest.ModbusCounterOptions{Map: drivertest.MapDX80})
-		c, _ = attach(t, node.Run, 1)
+		c = attach(t, node.Run)
 		node.Walk(5, 4)
 		c.ask("01 06 00 1A 00 01 69 CD", 0) // register 27 = 11+16
 		if got, want := node.Totals(), (drivertest.Passages{Out: 4}); got != want {
@@ -83,7 +83,7 @@ func TestModbusCounterStopsAndClears(t *testing.T) {
 func TestModbusCounterRefusesByException(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		u := drivertest.NewModbusCounter(drivertest.ModbusCounterOptions{})
-		c, _ := attach(t, u.Run, 1)
+		c := attach(t, u.Run)
 		begins(t, "function 7", c.ask("01 07 00 00 00 00 B4 0A", 0), "01 87 01")
 		begins(t, "a hole", c.ask("01 04 00 4C 00 01 F0 1D", 0), "01 84 02")
 		begins(t, "no registers", c.ask("01 04 00 3C 00 00 30 06", 0), "01 84 03")
@@ -99,7 +99,7 @@ func TestModbusCounterRefusesByException(t *testing.T) {
 func TestModbusRequestMayComeInPieces(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		u := drivertest.NewModbusCounter(drivertest.ModbusCounterOptions{})
-		c, _ := attach(t, u.Run, 1)
+		c := attach(t, u.Run)
 		same(t, "half a request", c.ask("01 04 00 3C", 20*time.Millisecond), "")
 		begins(t, "its end", c.ask("00 04 31 C5", 0), "01 04 08")
 		same(t, "half a request", c.ask("01 04 00 3C", time.Second), "")
@@ -112,7 +112,7 @@ func TestModbusUnitsOfABusAnswerEachForItself(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		one := drivertest.NewModbusCounter(drivertest.ModbusCounterOptions{})
 		two := drivertest.NewModbusCounter(drivertest.ModbusCounterOptions{Unit: 2})
-		c, _ := attach(t, drivertest.NewModbusBus(20*time.Millisecond, one, two).Run, 1)
+		c := attach(t, drivertest.NewModbusBus(20*time.Millisecond, one, two).Run)
 		one.Walk(1, 0)
 		two.Walk(2, 0)
 		askOne, askTwo := "01 04 00 3C 00 02 B1 C7", "02 04 00 3C 00 02 B1 F4"
@@ -148,7 +148,7 @@ func TestModbusTroublesHaveGoodChecksumsAndWrongAnswers(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			bubble(t, func(t *testing.T) {
 				u := drivertest.NewModbusCounter(drivertest.ModbusCounterOptions{})
-				c, _ := attach(t, u.Run, 1)
+				c := attach(t, u.Run)
 				u.Walk(1, 0)
 				u.SetTrouble(tt.trouble)
 				if got := c.ask("01 04 00 3C 00 02 B1 C7", 0); !strings.HasPrefix(got, tt.answer) || len(got) != len(tt.answer)+6 {

@@ -31,7 +31,7 @@ const twoPolls = `
 func TestPlaybackAnswersAsInItsRecording(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		p := playback(t, twoPolls, drivertest.PlaybackOptions{})
-		c, _ := attach(t, p.Run, 1)
+		c := attach(t, p.Run)
 		time.Sleep(time.Second)
 		same(t, "before it is asked", c.took(), "")
 		same(t, "asked", c.ask("01 04 00 3C 00 04 31 C5", 20*time.Millisecond), "01 04 08 00 01 11 70")
@@ -55,7 +55,7 @@ func TestPlaybackAnswersAsInItsRecording(t *testing.T) {
 func TestPlaybackTellsWhereTheDriverDiffers(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		p := playback(t, twoPolls, drivertest.PlaybackOptions{Quick: true})
-		c, _ := attach(t, p.Run, 1)
+		c := attach(t, p.Run)
 		begins(t, "another unit asked", c.ask("02 04 00 3C 00 04 31 F6", time.Second), "01 04 08")
 		same(t, "nothing asked in time", c.ask("FF", 5*time.Second), "01 84 06 C2 C2")
 		err := p.Err()
@@ -63,7 +63,7 @@ func TestPlaybackTellsWhereTheDriverDiffers(t *testing.T) {
 			t.Errorf("err is %v, want both differences", err)
 		}
 		loose := playback(t, twoPolls, drivertest.PlaybackOptions{Loose: true})
-		c, _ = attach(t, loose.Run, 1)
+		c = attach(t, loose.Run)
 		begins(t, "loose", c.ask("02 04 00 3C 00 04 31 F6", time.Second), "01 04 08")
 		if err := loose.Err(); err != nil {
 			t.Errorf("loose: %v", err)

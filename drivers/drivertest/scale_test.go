@@ -31,7 +31,7 @@ func TestScaleSaysWeightsAndWhyThereIsNone(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			bubble(t, func(t *testing.T) {
 				s := drivertest.NewScale(tt.opts)
-				c, _ := attach(t, s.Run, 1)
+				c := attach(t, s.Run)
 				tt.do(s)
 				c.send("57")
 				time.Sleep(scaleWait - time.Nanosecond)
@@ -50,7 +50,7 @@ func TestScaleSaysWeightsAndWhyThereIsNone(t *testing.T) {
 func TestScaleTaresZeroesAndEchoes(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		s := drivertest.NewScale(drivertest.ScaleOptions{})
-		c, _ := attach(t, s.Run, 1)
+		c := attach(t, s.Run)
 		s.Place(200)
 		same(t, "tare, then weight", c.ask("54 57", scaleWait), "02 30 30 2E 30 30 30 4E 0D")
 		s.Place(700)
@@ -68,7 +68,7 @@ func TestScaleTaresZeroesAndEchoes(t *testing.T) {
 func TestScaleSpoilsAnswersByParity(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		s := drivertest.NewScale(drivertest.ScaleOptions{})
-		c, _ := attach(t, s.Run, 1)
+		c := attach(t, s.Run)
 		s.SetBadParity(100)
 		for range 50 {
 			if got := c.ask("57", scaleWait); strings.Count(got+" ", "00 ") != 1 {
@@ -84,7 +84,7 @@ func TestScaleSpoilsAnswersByParity(t *testing.T) {
 func TestScannerSaysCodesAsLines(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		s := drivertest.NewScanner(drivertest.ScannerOptions{Prefix: "]E0", Suffix: "\t"})
-		c, _ := attach(t, s.Run, 1)
+		c := attach(t, s.Run)
 		s.Scan("7350053850019")
 		s.Say("half")
 		if got := string(c.bytes()); got != "]E07350053850019\thalf" {
@@ -92,7 +92,7 @@ func TestScannerSaysCodesAsLines(t *testing.T) {
 		}
 		plain := drivertest.NewScanner(drivertest.ScannerOptions{})
 		plain.Scan("lost")
-		c, _ = attach(t, plain.Run, 1)
+		c = attach(t, plain.Run)
 		plain.Scan("x")
 		if got := string(c.bytes()); got != "x\r\n" || strings.Join(plain.Truth(), " ") != "lost x" {
 			t.Errorf("got %q, truth %q", got, plain.Truth())

@@ -163,7 +163,7 @@ func TestRelayOpensWithThePortThatLeavesItsLineUp(t *testing.T) {
 func TestIBMDrawerSaysItsStatus(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		d := drivertest.NewSerialDrawer(drivertest.SerialDrawerOptions{Kind: drivertest.IBMDrawer})
-		c, _ := attach(t, d.Run, 1)
+		c := attach(t, d.Run)
 		same(t, "closed", c.ask("06", 0), "00")
 		d.KeyOpen()
 		same(t, "open, unasked", c.ask("", time.Second), "")
@@ -177,7 +177,7 @@ func TestIBMDrawerSaysItsStatus(t *testing.T) {
 		time.Sleep(time.Second)
 		same(t, "told not to", c.took(), "")
 		none := drivertest.NewSerialDrawer(drivertest.SerialDrawerOptions{Kind: drivertest.IBMDrawer, NoSwitch: true})
-		c, _ = attach(t, none.Run, 1)
+		c = attach(t, none.Run)
 		none.KeyOpen()
 		same(t, "no switch", c.ask("06", 0), "00")
 	})

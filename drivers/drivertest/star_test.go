@@ -10,7 +10,7 @@ import (
 func TestStarSaysTheVectorsOfItsManual(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		p := drivertest.NewStar(drivertest.StarOptions{})
-		c, _ := attach(t, p.Run, 1)
+		c := attach(t, p.Run)
 		same(t, "closed", c.ask("1B 06 01", 0), "0F 06 04 00 00 00 00")
 		same(t, "ENQ, closed", c.ask("05", 0), "A0")
 		same(t, "EOT", c.ask("04", 0), "10")
@@ -46,7 +46,7 @@ func TestStarLengthsPolarityAndMissingSwitch(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			bubble(t, func(t *testing.T) {
 				p := drivertest.NewStar(tt.opts)
-				c, _ := attach(t, p.Run, 1)
+				c := attach(t, p.Run)
 				same(t, "closed", c.ask("1B 06 01", 0), tt.closed)
 				p.KeyOpen()
 				same(t, "open", c.ask("1B 06 01", 0), tt.open)
@@ -74,7 +74,7 @@ func TestStarKicksItsDevices(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			bubble(t, func(t *testing.T) {
 				p := drivertest.NewStar(drivertest.StarOptions{Device: tt.device})
-				c, _ := attach(t, p.Run, 1)
+				c := attach(t, p.Run)
 				c.ask(tt.send, time.Second)
 				if p.Opened() != tt.opens || p.Printed() != "" {
 					t.Errorf("open %t, printed %q, want open %t", p.Opened(), p.Printed(), tt.opens)
@@ -87,7 +87,7 @@ func TestStarKicksItsDevices(t *testing.T) {
 func TestStarKickWaitsBehindTextAndPaper(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		p := drivertest.NewStar(drivertest.StarOptions{PerByte: 100 * time.Millisecond})
-		c, _ := attach(t, p.Run, 1)
+		c := attach(t, p.Run)
 		c.ask("41 42 07", 340*time.Millisecond)
 		if p.Opened() {
 			t.Error("the kick did not wait for 2 bytes of text")
