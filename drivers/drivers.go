@@ -41,6 +41,13 @@ type Opener interface {
 	Opened() (open, known bool)
 }
 
+// A Watcher is an Opener that says when Opened changes.
+type Watcher interface {
+	Opener
+	// Changed is closed at the next change; ask for it before Opened.
+	Changed() <-chan struct{}
+}
+
 // An OpenCommand says why a drawer is opened; it goes into the event.
 type OpenCommand struct {
 	Reason    string // reason code of the till, such as sale, change, noSale

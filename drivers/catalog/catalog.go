@@ -38,14 +38,22 @@ func Registry() map[string]Entry {
 			Settings: counter.LineSettings(), New: counter.NewLine,
 		},
 		"escpos": {
-			Class: drivers.ClassDrawer, Serves: "cash drawer at an ESC/POS receipt printer whose port the agent owns",
+			Class: drivers.ClassDrawer, Serves: "cash drawer at an ESC/POS receipt printer whose port the agent owns, or, with till_port, between the till and the printer",
 			Settings: drawer.ESCPOSSettings(), New: drawer.NewESCPOS,
+		},
+		"star": {
+			Class: drivers.ClassDrawer, Serves: "cash drawer at a Star receipt printer (line mode) whose port the agent owns",
+			Settings: drawer.StarSettings(), New: drawer.NewStar,
+		},
+		"serialdrawer": {
+			Class: drivers.ClassDrawer, Serves: "cash drawer on a serial port of its own: APG, M-S/MMF, IBM/Toshiba SurePOS, or a relay on RTS or DTR",
+			Settings: drawer.SerialSettings(), New: drawer.NewSerial,
 		},
 	}
 }
 
 // Check gives all that is wrong with an agent's devices: each Spec, an id twice, a port
-// twice. Fields begin with devices[i]. It opens nothing.
+// twice, also as the till_port of a tap. Fields begin with devices[i]. It opens nothing.
 func Check(specs []drivers.Spec) protocol.Faults {
 	var faults protocol.Faults
 	registry := Registry()
@@ -70,10 +78,13 @@ func Check(specs []drivers.Spec) protocol.Faults {
 		} else {
 			ids[spec.ID] = i
 		}
-		if first, ok := ports[spec.Port]; ok && spec.Port != "" {
-			faults.Add(at+".port", "a port has one owner", "also the port of devices[%d]", first)
-		} else {
-			ports[spec.Port] = i
+		second, _ := spec.Settings["till_port"].(string)
+		for field, port := range map[string]string{".port": spec.Port, ".settings.till_port": second} {
+			if first, ok := ports[port]; ok && port != "" && first != i {
+				faults.Add(at+field, "a port has one owner", "also a port of devices[%d]", first)
+			} else {
+				ports[port] = i
+			}
 		}
 	}
 	return faults

@@ -76,13 +76,14 @@ func TestCheckNamesEverything(t *testing.T) {
 	faults := Check([]drivers.Spec{
 		{ID: "door", Driver: "terabee", Port: "COM3"},
 		{ID: "door", Driver: "line", Port: "COM3", Settings: map[string]any{"baud": "x", "speed": 1}},
-		{ID: "till", Driver: "star", Port: "COM4"},
+		{ID: "till", Driver: "hella", Port: "COM4"},
+		{ID: "d2", Driver: "escpos", Port: "COM5", Settings: map[string]any{"till_port": "COM4"}},
 	})
 	var fields []string
 	for _, f := range faults {
 		fields = append(fields, f.Field)
 	}
-	want := []string{"devices[1].settings.baud", "devices[1].settings.speed", "devices[1].id", "devices[1].port", "devices[2].driver"}
+	want := []string{"devices[1].settings.baud", "devices[1].settings.speed", "devices[1].id", "devices[1].port", "devices[2].driver", "devices[3].settings.till_port"}
 	if !slices.Equal(fields, want) {
 		t.Errorf("fields = %q, want %q", fields, want)
 	}
