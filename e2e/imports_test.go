@@ -26,6 +26,7 @@ var rooms = map[string][]string{
 	"drivers/serialport":        {"drivers"},
 	"drivers/counter":           {"protocol", "drivers", "drivers/serialport", "protocol/mutant"},
 	"drivers/drawer":            {"protocol", "drivers", "drivers/serialport"},
+	"drivers/checkout":          {"protocol", "drivers", "drivers/serialport"},
 	"drivers/till":              {"protocol", "drivers"},
 	"drivers/catalog":           {"protocol", "drivers/..."},
 	"drivers/drivertest":        {"protocol", "drivers"},

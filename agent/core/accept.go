@@ -143,6 +143,8 @@ func (a *Agent) day(body any) protocol.Day {
 		return rule.Day(b.To.Add(-time.Nanosecond))
 	case protocol.DrawerEvent:
 		return rule.Day(b.At)
+	case protocol.CashIn:
+		return rule.Day(b.At)
 	}
 	return rule.Day(a.now())
 }

@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	"github.com/storelay/storelay/drivers"
+	"github.com/storelay/storelay/drivers/checkout"
 	"github.com/storelay/storelay/drivers/counter"
 	"github.com/storelay/storelay/drivers/drawer"
 	"github.com/storelay/storelay/drivers/serialport"
@@ -18,11 +19,12 @@ import (
 
 // An Entry is one driver.
 type Entry struct {
-	Class    string // drivers.ClassCounter, drivers.ClassDrawer
+	Class    string // drivers.ClassCounter, drivers.ClassDrawer ...
 	Serves   string // what it is for, one line
 	Settings []drivers.Setting
 	// New makes the driver of one device; it opens nothing. The error is protocol.Faults
-	// with all that is wrong with spec. A drawer's driver is a drivers.Opener.
+	// with all that is wrong with spec. A drawer's driver is a drivers.Opener, a scale's a
+	// drivers.Weigher, a scanner's a drivers.Scanner.
 	New func(spec drivers.Spec, open serialport.OpenFunc) (drivers.Driver, error)
 }
 
@@ -48,6 +50,18 @@ func Registry() map[string]Entry {
 		"serialdrawer": {
 			Class: drivers.ClassDrawer, Serves: "cash drawer on a serial port of its own: APG, M-S/MMF, IBM/Toshiba SurePOS, or a relay on RTS or DTR",
 			Settings: drawer.SerialSettings(), New: drawer.NewSerial,
+		},
+		"scale": {
+			Class: drivers.ClassScale, Serves: "checkout scale with the Toledo 8217 protocol; weighs when a till asks",
+			Settings: checkout.ScaleSettings(), New: checkout.NewScale,
+		},
+		"scanner": {
+			Class: drivers.ClassScanner, Serves: "bar code scanner on a serial port that sends lines",
+			Settings: checkout.ScannerSettings(), New: checkout.NewScanner,
+		},
+		"cctalk": {
+			Class: drivers.ClassCoins, Serves: "coin acceptor on a ccTalk line, for self-checkouts and lockers",
+			Settings: checkout.CoinSettings(), New: checkout.NewCoinAcceptor,
 		},
 	}
 }
@@ -79,11 +93,11 @@ func Check(specs []drivers.Spec) protocol.Faults {
 			ids[spec.ID] = i
 		}
 		second, _ := spec.Settings["till_port"].(string)
-		for field, port := range map[string]string{".port": spec.Port, ".settings.till_port": second} {
-			if first, ok := ports[port]; ok && port != "" && first != i {
-				faults.Add(at+field, "a port has one owner", "also a port of devices[%d]", first)
+		for _, p := range []struct{ field, port string }{{".port", spec.Port}, {".settings.till_port", second}} {
+			if first, ok := ports[p.port]; ok && p.port != "" && first != i {
+				faults.Add(at+p.field, "a port has one owner", "also a port of devices[%d]", first)
 			} else {
-				ports[port] = i
+				ports[p.port] = i
 			}
 		}
 	}

@@ -104,11 +104,11 @@ func NewSerial(spec drivers.Spec, open serialport.OpenFunc) (drivers.Driver, err
 			v[name] = value
 		}
 	}
-	command, err := unescape(v.Text("open"))
+	command, err := drivers.Unescape(v.Text("open"))
 	if err != nil || len(command) == 0 {
 		faults.Add("settings.open", `such as \a`, "want bytes, got %q", v.Text("open"))
 	}
-	query, err := unescape(v.Text("query"))
+	query, err := drivers.Unescape(v.Text("query"))
 	if err != nil || len(query) == 0 {
 		faults.Add("settings.query", `such as \x06`, "want bytes, got %q", v.Text("query"))
 	}

@@ -3,7 +3,6 @@ package drawer
 import (
 	"context"
 	"fmt"
-	"strconv"
 	"time"
 
 	"github.com/storelay/storelay/drivers"
@@ -130,11 +129,11 @@ func StarSettings() []drivers.Setting {
 // NewStar makes the driver; it is a drivers.Opener. Errors are protocol.Faults.
 func NewStar(spec drivers.Spec, open serialport.OpenFunc) (drivers.Driver, error) {
 	v, faults := drivers.ReadSettings(spec, StarSettings())
-	command, err := unescape(v.Text("open"))
+	command, err := drivers.Unescape(v.Text("open"))
 	if err != nil || len(command) == 0 {
 		faults.Add("settings.open", `such as \a`, "want a command, got %q", v.Text("open"))
 	}
-	setup, err := unescape(v.Text("setup"))
+	setup, err := drivers.Unescape(v.Text("setup"))
 	if err != nil {
 		faults.Add("settings.setup", "", "%s", err)
 	}
@@ -144,19 +143,6 @@ func NewStar(spec drivers.Spec, open serialport.OpenFunc) (drivers.Driver, error
 	by := v.Text("status")
 	return &Star{drawer: newDrawer(spec, v, by == starByNone), open: open, config: portConfig(spec, v),
 		by: by, setup: setup, command: command, immediate: v.Bool("immediate")}, nil
-}
-
-// unescape reads \a, \r, \x1b and the like.
-func unescape(s string) ([]byte, error) {
-	var out []byte
-	for s != "" {
-		r, multi, rest, err := strconv.UnquoteChar(s, 0)
-		if err != nil || multi {
-			return nil, fmt.Errorf("not readable: %q", s)
-		}
-		out, s = append(out, byte(r)), rest
-	}
-	return out, nil
 }
 
 // Run implements drivers.Driver.
