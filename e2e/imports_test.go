@@ -29,7 +29,7 @@ var rooms = map[string][]string{
 	"drivers/checkout":          {"protocol", "drivers", "drivers/serialport"},
 	"drivers/till":              {"protocol", "drivers"},
 	"drivers/catalog":           {"protocol", "drivers/..."},
-	"drivers/drivertest":        {"protocol", "drivers"},
+	"drivers/drivertest":        {"protocol", "drivers", "drivers/serialport"},
 	"agent":                     {"agent/core", "config"},
 	"agent/core":                {"protocol/...", "config", "drivers/...", "agent/journal"},
 	"agent/journal":             {"protocol", "protocol/link", "protocol/mutant"},

@@ -10,7 +10,8 @@ import (
 	"github.com/storelay/storelay/drivers"
 )
 
-// A CounterDevice is a simulated counter; Terabee and LineCounter are.
+// A CounterDevice is a simulated counter, such as Terabee. One whose totals roll over has
+// NearWrap(in, out int) too, which sets them so that they do after so many people.
 type CounterDevice interface {
 	Run(ctx context.Context, line io.ReadWriter) error
 	Walk(in, out int)
@@ -24,13 +25,27 @@ type CounterDevice interface {
 // people who passed after the baseline, the counter's first reading.
 type CounterSuite struct {
 	New    NewDriver
+	On     NewDriverOn                     // not nil: instead of New, on a FakePort instead of a pseudo-terminal
 	Spec   drivers.Spec                    // Port is the suite's; Settings should make polls and emissions quick
 	Device func(seed uint64) CounterDevice // a new simulator
-	Seed   uint64                          // of walks and faults; 0 = 1
-	Wait   time.Duration                   // at most, for a sum to come right; 0 = 15 s
+	// Troubles are what else a device of this kind does wrong: each is set, people pass, and
+	// it is ended again.
+	Troubles []Trouble[CounterDevice]
+	// Forgets says that the device keeps no totals: who passes while no driver listens is never
+	// counted, and a frame that is lost or comes twice is a person. The suite then asks for
+	// everybody who passed while the driver listened to a good line. It needs On.
+	Forgets bool
+	Seed    uint64        // of walks and faults; 0 = 1
+	Wait    time.Duration // at most, for a sum to come right; 0 = 15 s
 }
 
-// CounterConformance runs the suite on pseudo-terminals, in real time, all checks at once.
+// A Trouble is something that goes wrong inside a simulated device.
+type Trouble[Device any] struct {
+	Name string
+	Set  func(device Device, on bool)
+}
+
+// CounterConformance runs the suite in real time, all checks at once.
 func CounterConformance(t *testing.T, s CounterSuite) {
 	runChecks(t, s.checks())
 }
@@ -53,6 +68,9 @@ var counterFaults = []struct {
 }
 
 func (s CounterSuite) checks() []check {
+	if s.Forgets {
+		return s.forgetfulChecks()
+	}
 	var all []check
 	for _, f := range counterFaults {
 		all = append(all, check{f.name, func(t testing.TB) {
@@ -72,6 +90,20 @@ func (s CounterSuite) checks() []check {
 			}
 			c.rig.line.Set(Faults{})
 			c.settle(f.name)
+		}})
+	}
+	for _, trouble := range s.Troubles {
+		all = append(all, check{trouble.Name, func(t testing.TB) {
+			c := s.begin(t, nil)
+			for range 2 {
+				trouble.Set(c.device, true)
+				for range 4 {
+					c.walk()
+					c.rig.host.Until(200*time.Millisecond, func() bool { return false })
+				}
+				trouble.Set(c.device, false)
+				c.settle(trouble.Name)
+			}
 		}})
 	}
 	return append(all,
@@ -106,19 +138,20 @@ func (s CounterSuite) checks() []check {
 		}},
 		check{"wrap", func(t testing.TB) {
 			device := s.Device(s.seed())
-			p, ok := device.(interface{ Preset(in, out uint16) })
+			p, ok := device.(interface{ NearWrap(in, out int) })
 			if !ok {
 				t.Logf("the device's totals do not wrap")
 				return
 			}
-			p.Preset(65500, 65530)
+			p.NearWrap(36, 6)
+			high := device.Totals()
 			c := s.begin(t, device)
 			for range 8 {
 				c.rig.host.Advance(20 * time.Second)
 				c.device.Walk(5, 4)
 				c.settle("wrap")
 			}
-			if got := device.Totals(); got.In >= 65500 || got.Out >= 65500 {
+			if got := device.Totals(); got.In >= high.In || got.Out >= high.Out {
 				t.Errorf("the registers have not wrapped: %+v", got)
 			}
 		}},
@@ -187,9 +220,8 @@ type counterRun struct {
 	base   Passages // who passed before the baseline
 }
 
-// begin starts a driver on a device (nil = a new one) and lets people pass until the driver
-// has taken its baseline and emitted all since.
-func (s CounterSuite) begin(t testing.TB, device CounterDevice) *counterRun {
+// prepare makes a check on a device (nil = a new one); no driver runs yet.
+func (s CounterSuite) prepare(t testing.TB, device CounterDevice) *counterRun {
 	t.Helper()
 	seed, wait := s.seed(), s.Wait
 	if wait == 0 {
@@ -198,18 +230,25 @@ func (s CounterSuite) begin(t testing.TB, device CounterDevice) *counterRun {
 	if device == nil {
 		device = s.Device(seed)
 	}
-	c := &counterRun{t: t, device: device, seed: seed, rng: rand.New(rand.NewPCG(seed, 2)),
-		rig: newRig(t, s.New, s.Spec, device.Run, seed, wait)}
+	return &counterRun{t: t, device: device, seed: seed, rng: rand.New(rand.NewPCG(seed, 2)),
+		rig: newRig(t, s.New, s.On, s.Spec, device.Run, seed, wait)}
+}
+
+// begin starts a driver on a device (nil = a new one) and lets people pass until the driver
+// has taken its baseline and emitted all since.
+func (s CounterSuite) begin(t testing.TB, device CounterDevice) *counterRun {
+	t.Helper()
+	c := s.prepare(t, device)
 	c.rig.start()
 	walked := c.device.Truth()
 	if !c.nudge(func() bool { return c.rig.host.Sum().In > 0 && c.current() }) {
 		t.Fatalf("people pass and nothing is emitted, or not the counter's totals %+v; sum %+v, notes %v (seed %d)",
-			device.Totals(), c.rig.host.Sum(), c.rig.host.Notes(), seed)
+			c.device.Totals(), c.rig.host.Sum(), c.rig.host.Notes(), c.seed)
 	}
-	truth, sum := device.Truth(), c.rig.host.Sum()
+	truth, sum := c.device.Truth(), c.rig.host.Sum()
 	c.base = Passages{truth.In - sum.In, truth.Out - sum.Out}
 	if c.base.In < walked.In || c.base.Out < walked.Out {
-		t.Fatalf("emitted %+v, more than the %+v who passed (seed %d)", sum, truth, seed)
+		t.Fatalf("emitted %+v, more than the %+v who passed (seed %d)", sum, truth, c.seed)
 	}
 	return c
 }

@@ -102,6 +102,13 @@ func same(t *testing.T, what, got, want string) {
 	}
 }
 
+func begins(t *testing.T, what, got, want string) {
+	t.Helper()
+	if !strings.HasPrefix(got, want) {
+		t.Errorf("%s: got %q, want %q and more", what, got, want)
+	}
+}
+
 // bubble runs a test in virtual time; the cleanups of its t run inside.
 func bubble(t *testing.T, f func(*testing.T)) { t.Helper(); synctest.Test(t, f) }
 

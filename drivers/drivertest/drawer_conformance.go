@@ -13,7 +13,7 @@ import (
 	"github.com/storelay/storelay/protocol"
 )
 
-// A DrawerDevice is a simulated cash drawer; Printer is one.
+// A DrawerDevice is a simulated cash drawer, such as Printer.
 type DrawerDevice interface {
 	Run(ctx context.Context, line io.ReadWriter) error
 	PushIn()
@@ -29,15 +29,19 @@ type DrawerDevice interface {
 // drawer, in order, with their causes.
 type DrawerSuite struct {
 	New      NewDriver                      // of a drivers.Opener
+	On       NewDriverOn                    // not nil: instead of New, on a FakePort instead of a pseudo-terminal
 	Spec     drivers.Spec                   // Port is the suite's; Settings should make polls quick and name the switch's polarity
 	Device   func(seed uint64) DrawerDevice // a new simulator
 	NoSwitch func(seed uint64) DrawerDevice // a new simulator whose drawer has no switch; nil = there is none
-	Noise    []byte                         // bytes that the device never sends
-	Seed     uint64                         // of the faults; 0 = 1
-	Wait     time.Duration                  // at most, for an event; 0 = 15 s
+	// Plug gives the spec of one check what it needs beside its port; nil = nothing.
+	Plug  func(t testing.TB, spec drivers.Spec) drivers.Spec
+	Noise []byte        // bytes that the device never sends
+	Mute  bool          // the device sends no bytes: its switch is on a modem line
+	Seed  uint64        // of the faults; 0 = 1
+	Wait  time.Duration // at most, for an event; 0 = 15 s
 }
 
-// DrawerConformance runs the suite on pseudo-terminals, in real time, all checks at once.
+// DrawerConformance runs the suite in real time, all checks at once.
 func DrawerConformance(t *testing.T, s DrawerSuite) {
 	runChecks(t, s.checks())
 }
@@ -55,7 +59,7 @@ func (s DrawerSuite) checks() []check {
 		{"joined frames", Faults{Join: 50 * time.Millisecond}},
 		{"duplicates", Faults{Duplicate: 60}},
 	} {
-		if f.name == "noise" && len(s.Noise) == 0 {
+		if f.name == "noise" && len(s.Noise) == 0 || s.Mute && f.name != "clean line" {
 			continue
 		}
 		all = append(all, check{f.name, func(t testing.TB) {
@@ -224,7 +228,10 @@ func (s DrawerSuite) plug(t testing.TB) *drawerRun {
 		wait = 15 * time.Second
 	}
 	device := s.Device(seed)
-	return &drawerRun{t: t, device: device, seed: seed, rig: newRig(t, s.New, s.Spec, device.Run, seed, wait)}
+	if s.Plug != nil {
+		s.Spec = s.Plug(t, s.Spec)
+	}
+	return &drawerRun{t: t, device: device, seed: seed, rig: newRig(t, s.New, s.On, s.Spec, device.Run, seed, wait)}
 }
 
 // begin starts a driver on a closed drawer and waits until it knows that it is closed.

@@ -41,6 +41,7 @@ type Movement struct {
 //	GS r n           1 paper, 2 pin 3 in bit 0; after what is printed before it
 //	ESC u 0          pin 3 in bit 0 (older printers)
 //	GS a n           automatic status: 4 bytes at once and at each change of what n names
+//	GS v 0 m x x y y a raster image: x bytes by y lines, in which no byte is a command
 //	ESC @            initialize: automatic status off
 //
 // and prints everything else. The pulse times are taken as they are; any pulse opens.
@@ -256,6 +257,19 @@ func (p *Printer) take(b []byte) int {
 	}
 	if len(b) < 2 {
 		return 0
+	}
+	if b[0] == gs && b[1] == 'v' {
+		if len(b) < 8 {
+			return 0
+		}
+		size := 8 + (int(b[4])|int(b[5])<<8)*(int(b[6])|int(b[7])<<8)
+		if len(b) < size {
+			return 0
+		}
+		for _, c := range b[:size] {
+			p.queue = append(p.queue, job{text: c})
+		}
+		return size
 	}
 	size := map[[2]byte]int{
 		{dle, 0x04}: 3, {dle, 0x14}: 5,

@@ -24,9 +24,10 @@ type Faults struct {
 	Slow       time.Duration // pause before each byte
 }
 
-// Hits say how often each fault has struck, so that a test can know that it did.
+// Hits say how often each fault has struck, so that a test can know that it did. Frames are
+// held by Join; they are joined when more than one was.
 type Hits struct {
-	Frames, Split, Joined, Noise, Flipped, Dropped, Duplicated, Echoed, Silenced, Slowed int
+	Frames, Split, Held, Joined, Noise, Flipped, Dropped, Duplicated, Echoed, Silenced, Slowed int
 }
 
 // A FaultyLine stands between a simulator and its line and makes faults, drawn from a seed.
@@ -186,6 +187,7 @@ func (l *FaultyLine) mangle(frame []byte) ([]byte, Faults, error) {
 		l.hits.Slowed++
 	}
 	if f.Join > 0 {
+		l.hits.Held++
 		if l.held = append(l.held, out); len(l.held) == 1 {
 			time.AfterFunc(f.Join, l.release)
 		}

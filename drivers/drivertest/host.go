@@ -20,6 +20,7 @@ type Host struct {
 	mu      sync.Mutex // guards the fields below
 	counts  []protocol.FootfallCount
 	events  []protocol.DrawerEvent
+	coins   []CoinEvent
 	state   []byte
 	faults  []error // of the driver's behaviour
 	refuse  bool
@@ -30,10 +31,22 @@ type Host struct {
 	changed chan struct{} // closed at each accepted record
 }
 
+// A CoinEvent is what the suite for coin acceptors reads of a record of kindCoins.
+type CoinEvent struct {
+	Acceptor string // device id
+	Event    string // accepted, rejected, missed, reset
+	Number   int64  // of the record, without holes
+	Channel  int    // of an accepted coin
+	Count    int64  // of rejected and missed ones
+}
+
+// kindCoins is the kind of a coin acceptor's records.
+const kindCoins protocol.Kind = "cashIn"
+
 // NewHost makes the host of a device that was never started.
 func NewHost() *Host { return &Host{notes: map[string]int{}, changed: make(chan struct{})} }
 
-// Emit accepts a valid footfall count or drawer event, unless the host refuses.
+// Emit accepts a valid footfall count, drawer event or coin event, unless the host refuses.
 func (h *Host) Emit(ctx context.Context, kind protocol.Kind, body any, state []byte) error {
 	data, err := json.Marshal(body)
 	h.mu.Lock()
@@ -63,6 +76,15 @@ func (h *Host) Emit(ctx context.Context, kind protocol.Kind, body any, state []b
 			return h.blame(fmt.Errorf("drawer event %s: %w", data, err))
 		}
 		h.events = append(h.events, e)
+	case kindCoins:
+		var e CoinEvent
+		if err := json.Unmarshal(data, &e); err != nil {
+			return h.blame(fmt.Errorf("coin event %s: %w", data, err))
+		}
+		if e.Number != int64(len(h.coins)+1) {
+			h.blame(fmt.Errorf("coin event %s is number %d, want %d", data, e.Number, len(h.coins)+1))
+		}
+		h.coins = append(h.coins, e)
 	case protocol.KindDevice:
 	default:
 		return h.blame(fmt.Errorf("kind %q is not a driver's", kind))
@@ -171,6 +193,13 @@ func (h *Host) Events() []protocol.DrawerEvent {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	return append([]protocol.DrawerEvent(nil), h.events...)
+}
+
+// Coins are the coin events accepted so far.
+func (h *Host) Coins() []CoinEvent {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return append([]CoinEvent(nil), h.coins...)
 }
 
 // Err joins what was wrong with the records that the driver gave.

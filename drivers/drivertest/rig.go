@@ -9,19 +9,50 @@ import (
 	"time"
 
 	"github.com/storelay/storelay/drivers"
+	"github.com/storelay/storelay/drivers/serialport"
 )
 
 // A NewDriver makes a driver for a spec, as the catalogue does.
 type NewDriver func(spec drivers.Spec) (drivers.Driver, error)
 
-// A rig is one simulator on a pseudo-terminal with faults, a recording host, and a driver
+// A NewDriverOn makes a driver that opens its port with open, as an entry of the catalogue
+// does.
+type NewDriverOn func(spec drivers.Spec, open serialport.OpenFunc) (drivers.Driver, error)
+
+// A socket is what a device is plugged into: a Pty or a FakePort.
+type socket interface {
+	io.ReadWriter
+	Path() string
+	SetDeadline(t time.Time) error
+	HangUp() error
+	Return() error
+	Close() error
+	Serve(ctx context.Context, run func() error) error
+}
+
+// plugIn gives a socket and how drivers are made on it: a FakePort when on is not nil, else a
+// pseudo-terminal, which a driver of create opens by its path.
+func plugIn(t testing.TB, create NewDriver, on NewDriverOn) (socket, NewDriver) {
+	t.Helper()
+	if on != nil {
+		port := NewFakePort("memory")
+		return port, func(spec drivers.Spec) (drivers.Driver, error) { return on(spec, port.Open) }
+	}
+	pty, err := OpenPty(filepath.Join(t.TempDir(), "port"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return pty, create
+}
+
+// A rig is one simulator on a socket with faults, a recording host, and a driver
 // that is run again whenever it returns, as the supervisor does.
 type rig struct {
 	t    testing.TB
 	new  NewDriver
 	spec drivers.Spec
 	host *Host
-	pty  *Pty
+	port socket
 	line *FaultyLine
 	wait time.Duration // at most, for anything that a driver has to do
 
@@ -30,27 +61,24 @@ type rig struct {
 }
 
 // newRig plugs the simulator in; no driver runs yet.
-func newRig(t testing.TB, create NewDriver, spec drivers.Spec, run func(context.Context, io.ReadWriter) error, seed uint64, wait time.Duration) *rig {
+func newRig(t testing.TB, create NewDriver, on NewDriverOn, spec drivers.Spec, run func(context.Context, io.ReadWriter) error, seed uint64, wait time.Duration) *rig {
 	t.Helper()
-	pty, err := OpenPty(filepath.Join(t.TempDir(), "port"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	spec.Port = pty.Path()
+	port, create := plugIn(t, create, on)
+	spec.Port = port.Path()
 	if spec.ID == "" {
 		spec.ID = "device1"
 	}
-	r := &rig{t: t, new: create, spec: spec, host: NewHost(), pty: pty, line: NewFaultyLine(pty, seed), wait: wait}
+	r := &rig{t: t, new: create, spec: spec, host: NewHost(), port: port, line: NewFaultyLine(port, seed), wait: wait}
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
-	go func() { ended <- pty.Serve(ctx, func() error { return run(ctx, r.line) }) }()
+	go func() { ended <- port.Serve(ctx, func() error { return run(ctx, r.line) }) }()
 	t.Cleanup(func() {
 		r.kill()
 		cancel()
 		if err := <-ended; !errors.Is(err, context.Canceled) {
 			t.Errorf("the simulator ended with %v (seed %d)", err, seed)
 		}
-		pty.Close()
+		port.Close()
 		if err := r.host.Err(); err != nil {
 			t.Errorf("bad records: %v (seed %d)", err, seed)
 		}
@@ -93,6 +121,15 @@ func (r *rig) start() {
 	}
 }
 
+// listening waits until the driver has the port open, where that can be known.
+func (r *rig) listening() {
+	r.t.Helper()
+	port, ok := r.port.(*FakePort)
+	if ok && !r.host.Until(r.wait, port.Listening) {
+		r.t.Fatalf("the driver does not open its port; notes %v (seed %d)", r.host.Notes(), r.line.Seed())
+	}
+}
+
 // kill ends the driver, if one runs, and waits for its Run to return.
 func (r *rig) kill() {
 	if r.stop != nil {
@@ -103,13 +140,13 @@ func (r *rig) kill() {
 
 // faults counts the faults that have struck.
 func (h Hits) faults() int {
-	return h.Split + h.Joined + h.Noise + h.Flipped + h.Dropped + h.Duplicated + h.Echoed + h.Silenced + h.Slowed
+	return h.Split + h.Held + h.Noise + h.Flipped + h.Dropped + h.Duplicated + h.Echoed + h.Silenced + h.Slowed
 }
 
 // hangUp pulls the plug.
 func (r *rig) hangUp() {
 	r.t.Helper()
-	if err := r.pty.HangUp(); err != nil {
+	if err := r.port.HangUp(); err != nil {
 		r.t.Fatalf("hang up: %v", err)
 	}
 }
@@ -117,7 +154,7 @@ func (r *rig) hangUp() {
 // plugIn puts the plug back.
 func (r *rig) plugIn() {
 	r.t.Helper()
-	if err := r.pty.Return(); err != nil {
+	if err := r.port.Return(); err != nil {
 		r.t.Fatalf("plug in: %v", err)
 	}
 }

@@ -108,6 +108,9 @@ func (s *Terabee) Preset(in, out uint16) {
 	s.in, s.left = in, out
 }
 
+// NearWrap sets the registers so that they roll over after so many people.
+func (s *Terabee) NearWrap(in, out int) { s.Preset(uint16(65536-in), uint16(65536-out)) }
+
 // Totals are the registers as the sensor would say them.
 func (s *Terabee) Totals() Passages {
 	s.mu.Lock()
