@@ -3,7 +3,9 @@
 package drivertest_test
 
 import (
+	"context"
 	"testing"
+	"time"
 
 	"github.com/storelay/storelay/drivers"
 	"github.com/storelay/storelay/drivers/catalog"
@@ -69,6 +71,171 @@ func TestEDG03ESCPOSDriver(t *testing.T) {
 					return drivertest.NewPrinter(drivertest.PrinterOptions{NoSwitch: true, OpenLow: tt.low})
 				},
 				Noise: []byte{0x84, 0x8F, 0xA5, 0xF7, 0xFF}, // bit 7 is in no answer of a printer
+			})
+		})
+	}
+}
+
+func TestEDG03ESCPOSTap(t *testing.T) {
+	for name, settings := range map[string]map[string]any{
+		"kick in the print queue": {"open_level": "high", "tap_poll": "100ms"},
+		"real-time kick":          {"open_level": "high", "tap_poll": "100ms", "realtime": true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			drivertest.DrawerConformance(t, drivertest.DrawerSuite{
+				New:  create,
+				Spec: drivers.Spec{ID: "drawer", Driver: "escpos", Settings: settings},
+				Plug: drivertest.BehindTap("till_port", drivertest.TapTillOptions{Ask: 30, Image: 20, Every: 500 * time.Millisecond}),
+				Device: func(uint64) drivertest.DrawerDevice {
+					return drivertest.NewPrinter(drivertest.PrinterOptions{})
+				},
+				NoSwitch: func(uint64) drivertest.DrawerDevice {
+					return drivertest.NewPrinter(drivertest.PrinterOptions{NoSwitch: true})
+				},
+				Noise: []byte{0x84, 0x8F, 0xA5, 0xF7, 0xFF},
+			})
+		})
+	}
+}
+
+func TestEDG03StarDriver(t *testing.T) {
+	for name, tt := range map[string]struct {
+		high     bool
+		settings map[string]any
+	}{
+		"ENQ":                        {false, nil},
+		"ENQ, open is high, at once": {true, map[string]any{"open_level": "high", "open": `\x1c`, "immediate": true}},
+		"status asked for":           {false, map[string]any{"status": "asb"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			drivertest.DrawerConformance(t, drivertest.DrawerSuite{
+				New:  create,
+				Spec: drivers.Spec{ID: "drawer", Driver: "star", Settings: tt.settings},
+				Device: func(uint64) drivertest.DrawerDevice {
+					return drivertest.NewStar(drivertest.StarOptions{OpenHigh: tt.high, Size: 9})
+				},
+				NoSwitch: func(uint64) drivertest.DrawerDevice {
+					return drivertest.NewStar(drivertest.StarOptions{OpenHigh: tt.high, NoSwitch: true})
+				},
+				Noise: []byte{0x90, 0x9F, 0xB1, 0xF7, 0xFF}, // bits 4 and 7 are in no answer to our questions
+			})
+		})
+	}
+}
+
+func TestEDG03SerialDrawerDriver(t *testing.T) {
+	quick := map[string]any{"min_interval": "300ms", "warmup": "300ms"}
+	for name, tt := range map[string]struct {
+		options  drivertest.SerialDrawerOptions
+		settings map[string]any
+	}{
+		"APG 484A":       {drivertest.SerialDrawerOptions{Kind: drivertest.APG484A}, map[string]any{"profile": "apg484", "open_level": "high"}},
+		"APG 212A on RI": {drivertest.SerialDrawerOptions{Kind: drivertest.APG212A, Line: "ri", OpenLow: true}, map[string]any{"profile": "apg212", "status": "ri", "open_level": "low"}},
+		"M-S KSI":        {drivertest.SerialDrawerOptions{Kind: drivertest.MSKSI}, map[string]any{"profile": "ksi", "status": "cts", "open_level": "high"}},
+		"M-S KC":         {drivertest.SerialDrawerOptions{Kind: drivertest.MSKC}, map[string]any{"profile": "kc", "open": "@", "status": "cts", "open_level": "high"}},
+		"M-S KSC":        {drivertest.SerialDrawerOptions{Kind: drivertest.MSKSC, Line: "dsr"}, map[string]any{"profile": "ksc", "status": "dsr", "open_level": "high"}},
+		"relay on RTS":   {drivertest.SerialDrawerOptions{Kind: drivertest.RelayRTS}, map[string]any{"profile": "relay", "status": "cts", "open_level": "high"}},
+		"relay on DTR":   {drivertest.SerialDrawerOptions{Kind: drivertest.RelayDTR, Line: "dcd"}, map[string]any{"profile": "relay", "open_by": "dtr", "status": "dcd", "open_level": "high"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			for name, value := range quick {
+				tt.settings[name] = value
+			}
+			tt.options.Warmup, tt.options.MinInterval = 100*time.Millisecond, 100*time.Millisecond
+			drivertest.DrawerConformance(t, drivertest.DrawerSuite{
+				On:   catalog.Registry()["serialdrawer"].New,
+				Spec: drivers.Spec{ID: "drawer", Driver: "serialdrawer", Settings: tt.settings},
+				Mute: true,
+				Device: func(uint64) drivertest.DrawerDevice {
+					return drivertest.NewSerialDrawer(tt.options)
+				},
+				NoSwitch: func(uint64) drivertest.DrawerDevice {
+					options := tt.options
+					options.NoSwitch = true
+					return drivertest.NewSerialDrawer(options)
+				},
+			})
+		})
+	}
+	t.Run("IBM", func(t *testing.T) {
+		t.Parallel()
+		drivertest.DrawerConformance(t, drivertest.DrawerSuite{
+			New:  create,
+			Spec: drivers.Spec{ID: "drawer", Driver: "serialdrawer", Settings: map[string]any{"profile": "ibm"}},
+			Device: func(uint64) drivertest.DrawerDevice {
+				return drivertest.NewSerialDrawer(drivertest.SerialDrawerOptions{Kind: drivertest.IBMDrawer})
+			},
+			NoSwitch: func(uint64) drivertest.DrawerDevice {
+				return drivertest.NewSerialDrawer(drivertest.SerialDrawerOptions{Kind: drivertest.IBMDrawer, NoSwitch: true})
+			},
+			Noise: []byte{0x80, 0x9F, 0xFF}, // bit 7 is 0
+		})
+	})
+}
+
+func TestEDG10ScaleDriver(t *testing.T) {
+	for name, options := range map[string]drivertest.ScaleOptions{
+		"kilograms":                           {},
+		"pounds, parity seen, zero by status": {Decimals: 2, ParityBit: true, Zero: true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			drivertest.ScaleConformance(t, drivertest.ScaleSuite{
+				New:  create,
+				Spec: drivers.Spec{ID: "scale", Driver: "scale", Settings: map[string]any{"timeout": "300ms", "poll": "1s"}},
+				Device: func(seed uint64) drivertest.ScaleDevice {
+					options.Seed = seed
+					return drivertest.NewScale(options)
+				},
+				Weigh: func(ctx context.Context, driver drivers.Driver) (int64, bool, error) {
+					w, err := driver.(drivers.Weigher).Weigh(ctx)
+					return w.Weight.Milli, w.State == drivers.WeightStable || w.State == drivers.WeightZero, err
+				},
+			})
+		})
+	}
+}
+
+func TestEDG10ScannerDriver(t *testing.T) {
+	drivertest.ScannerConformance(t, drivertest.ScannerSuite{
+		New:    create,
+		Spec:   drivers.Spec{ID: "scanner", Driver: "scanner"},
+		Device: func(uint64) drivertest.ScannerDevice { return drivertest.NewScanner(drivertest.ScannerOptions{}) },
+		Listen: func(ctx context.Context, driver drivers.Driver, take func(string)) error {
+			for after := ""; ; {
+				scans, next, err := driver.(drivers.Scanner).Scans(ctx, after)
+				if ctx.Err() != nil {
+					return ctx.Err()
+				}
+				if err != nil { // it is not there: soon again
+					select {
+					case <-ctx.Done():
+					case <-time.After(5 * time.Millisecond):
+					}
+				}
+				for _, s := range scans {
+					take(s.Data)
+				}
+				after = next
+			}
+		},
+	})
+}
+
+func TestEDG10CoinAcceptorDriver(t *testing.T) {
+	for name, options := range map[string]drivertest.CoinAcceptorOptions{
+		"adapter without echo":            {},
+		"echo, master inhibit, impatient": {Echo: true, Inhibits: true, Patience: time.Second},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			drivertest.CoinConformance(t, drivertest.CoinSuite{
+				New:    create,
+				Spec:   drivers.Spec{ID: "coins", Driver: "cctalk", Settings: map[string]any{"poll": "50ms"}},
+				Device: func(uint64) drivertest.CoinDevice { return drivertest.NewCoinAcceptor(options) },
 			})
 		})
 	}
