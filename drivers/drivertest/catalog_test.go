@@ -4,6 +4,8 @@ package drivertest_test
 
 import (
 	"context"
+	"io"
+	"path/filepath"
 	"testing"
 	"time"
 
@@ -11,6 +13,7 @@ import (
 	"github.com/storelay/storelay/drivers/catalog"
 	"github.com/storelay/storelay/drivers/drivertest"
 	"github.com/storelay/storelay/drivers/serialport"
+	"github.com/storelay/storelay/protocol"
 )
 
 // create makes a driver of the catalogue on a real port.
@@ -238,5 +241,90 @@ func TestEDG10CoinAcceptorDriver(t *testing.T) {
 				Device: func(uint64) drivertest.CoinDevice { return drivertest.NewCoinAcceptor(options) },
 			})
 		})
+	}
+}
+
+// A till prints, kicks and asks as if it were alone, while the agent polls and opens the
+// drawer too: what comes out of the printer is what the till sent, it hears its own answers
+// alone, and every opening is an event with its cause.
+func TestEDG03ATapDisturbsNoTill(t *testing.T) {
+	t.Parallel()
+	line := func(name string, run func(context.Context, io.ReadWriter) error) *drivertest.Pty {
+		pty, err := drivertest.OpenPty(filepath.Join(t.TempDir(), name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithCancel(context.Background())
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			pty.Serve(ctx, func() error { return run(ctx, pty) })
+		}()
+		t.Cleanup(func() {
+			cancel()
+			<-done
+			pty.Close()
+		})
+		return pty
+	}
+	printer := drivertest.NewPrinter(drivertest.PrinterOptions{})
+	till := drivertest.NewTapTill(drivertest.TapTillOptions{Kick: 40, Ask: 50, Image: 40, Seed: 1})
+	till.SetSilent(true)
+	host := drivertest.NewHost()
+	driver, err := create(drivers.Spec{ID: "drawer", Driver: "escpos", Port: line("printer", printer.Run).Path(), Settings: map[string]any{
+		"till_port": line("till", till.Run).Path(), "tap_poll": "100ms", "open_level": "high"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan error, 1)
+	go func() { ended <- driver.Run(ctx, host) }()
+	defer func() {
+		cancel()
+		<-ended
+	}()
+	drawer := driver.(drivers.Opener)
+	is := func(open bool) func() bool {
+		return func() bool { now, known := drawer.Opened(); return known && now == open }
+	}
+	if !host.Until(10*time.Second, is(false)) {
+		t.Fatalf("the drawer is never known to be closed; notes %v", host.Notes())
+	}
+	till.SetSilent(false)
+	ours := 0
+	for round := range 8 {
+		if round%2 == 0 {
+			if err := drawer.Open(ctx, drivers.OpenCommand{Reason: "change"}); err != nil {
+				t.Fatal(err)
+			}
+			ours++
+		}
+		if !host.Until(20*time.Second, is(true)) {
+			t.Fatalf("the drawer has not opened; notes %v", host.Notes())
+		}
+		printer.PushIn()
+		if !host.Until(10*time.Second, func() bool { return is(false)() || printer.Opened() }) {
+			t.Fatalf("the drawer is closed and said to be open; notes %v", host.Notes())
+		}
+	}
+	till.SetSilent(true)
+	if asked := func() bool { a, b := till.Asked(); return a == b }; !host.Until(5*time.Second, func() bool { return asked() && printer.Printed() == till.Printing() }) {
+		a, b := till.Asked()
+		t.Errorf("asked %d times, %d answers; printed %d bytes of %d", a, b, len(printer.Printed()), len(till.Printing()))
+	}
+	if s := till.Strange(); len(s) > 0 {
+		t.Errorf("the till heard % X, and had not asked", s)
+	}
+	if till.Kicks() == 0 {
+		t.Error("the till never kicked")
+	}
+	reasons := map[string]int{}
+	for _, e := range host.Events() {
+		if e.Event == protocol.DrawerOpened {
+			reasons[e.Cause+" "+e.Reason]++
+		}
+	}
+	if reasons["commanded till"] == 0 || reasons["commanded change"] == 0 || len(reasons) != 2 {
+		t.Errorf("openings %v, want the till's and %d of ours, and no other; events %+v", reasons, ours, host.Events())
 	}
 }
