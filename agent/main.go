@@ -42,6 +42,8 @@ func run(ctx context.Context, args []string) error {
 		return check(args[1:])
 	case "drain":
 		return drain(ctx, args[1:])
+	case "record":
+		return record(ctx, args[1:])
 	case "version":
 		fmt.Println(version)
 		return nil
@@ -53,6 +55,7 @@ Usage: storelay-agent COMMAND [flags]   (COMMAND -h explains its flags)
   run      read devices and tills, and send to the relay, until told to stop
   check    read the configuration and say all that is wrong with it
   drain    deliver what a former agent of this PC still holds, after a new enrolment
+  record   write down what passes through a serial port
   version  print the version
 `)
 		return nil
@@ -106,6 +109,57 @@ is renamed to NAME.drained.
 		fmt.Println("nothing is set aside")
 	}
 	return err
+}
+
+func record(ctx context.Context, args []string) (err error) {
+	var o core.RecordOptions
+	set := flag.NewFlagSet("storelay-agent record", flag.ContinueOnError)
+	file := set.String("o", "", "`file` of the recording; without it, standard output")
+	limit := set.Duration("for", 0, "stop after this `time`; without it, when told to")
+	set.StringVar(&o.Driver, "driver", "", "let this `driver` speak to the device, and note what it makes of it")
+	set.StringVar(&o.Between, "between", "", "stand between the device and this other `port`, such as a till's")
+	set.StringVar(&o.Send, "send", "", "send these `bytes` in hex when the port opens")
+	set.DurationVar(&o.Every, "every", 0, "send them again at each `interval`")
+	set.Func("set", "a setting of the driver or the line, such as `baud=19200`; may come several times", func(s string) error {
+		o.Settings = append(o.Settings, s)
+		return nil
+	})
+	set.Usage = func() {
+		fmt.Fprint(set.Output(), `Usage: storelay-agent record PORT [flags]
+
+Writes what passes through a serial port, both ways and with its time, as text that can be read
+and cut. Stop the agent first: a port has one owner. A recording holds all that was said: codes
+that were scanned, receipts, card slips. Look through it before you send it to anybody.
+
+`)
+		set.PrintDefaults()
+	}
+	if len(args) > 0 && !strings.HasPrefix(args[0], "-") {
+		o.Port, args = args[0], args[1:]
+	}
+	if err := set.Parse(args); err != nil {
+		return err
+	}
+	if o.Port == "" && set.NArg() == 1 {
+		o.Port = set.Arg(0)
+	} else if o.Port == "" || set.NArg() > 0 {
+		return errors.New("record: want one port, and flags after it (`storelay-agent record -h` explains them)")
+	}
+	o.Log, o.Out = config.Logger("warn", os.Stderr), os.Stdout
+	if *file != "" {
+		out, err2 := os.OpenFile(*file, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+		if err2 != nil {
+			return fmt.Errorf("record: %w", err2)
+		}
+		defer func() { err = errors.Join(err, out.Close()) }()
+		o.Out = out
+	}
+	if *limit > 0 {
+		limited, cancel := context.WithTimeout(ctx, *limit)
+		defer cancel()
+		ctx = limited
+	}
+	return core.Record(ctx, o)
 }
 
 func serve(ctx context.Context, args []string) error {

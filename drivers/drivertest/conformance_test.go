@@ -18,20 +18,6 @@ import (
 	"github.com/storelay/storelay/protocol"
 )
 
-// complaints runs the named check and returns what it complains about.
-func complaints(t *testing.T, checks []check, name string) string {
-	t.Helper()
-	for _, c := range checks {
-		if c.name == name {
-			a := try(t, c)
-			<-a.done
-			return strings.Join(a.complaints, "; ")
-		}
-	}
-	t.Fatalf("no check %q", name)
-	return ""
-}
-
 // A toyCounter is a small driver of the line dialect, right unless a flaw is named.
 type toyCounter struct {
 	spec drivers.Spec

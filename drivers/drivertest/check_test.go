@@ -1,0 +1,20 @@
+package drivertest
+
+import (
+	"strings"
+	"testing"
+)
+
+// complaints runs the named check and returns what it complains about.
+func complaints(t *testing.T, checks []check, name string) string {
+	t.Helper()
+	for _, c := range checks {
+		if c.name == name {
+			a := try(t, c)
+			<-a.done
+			return strings.Join(a.complaints, "; ")
+		}
+	}
+	t.Fatalf("no check %q", name)
+	return ""
+}
