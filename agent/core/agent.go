@@ -266,8 +266,7 @@ func (a *Agent) dial(ctx context.Context, relay string) (link.Conn, error) {
 // serve answers the tills until ctx ends.
 func (a *Agent) serve(ctx context.Context) error {
 	server := &http.Server{Handler: a.handler, ReadHeaderTimeout: 10 * time.Second, ReadTimeout: time.Minute, IdleTimeout: 2 * time.Minute,
-		MaxHeaderBytes: 64 << 10, ErrorLog: slog.NewLogLogger(a.log.Handler(), slog.LevelDebug),
-		BaseContext: func(net.Listener) context.Context { return ctx }} // ends tills that wait for a scan or a drawer
+		MaxHeaderBytes: 64 << 10, ErrorLog: slog.NewLogLogger(a.log.Handler(), slog.LevelDebug)}
 	stopped := make(chan error, 1)
 	go func() {
 		<-ctx.Done()

@@ -328,8 +328,7 @@ func write(ctx context.Context, port serialport.Port, b []byte) error {
 }
 
 const (
-	pollPlain   = time.Second            // while the device has not sent a status by itself
-	pollASB     = 10 * time.Second       // and once it has: a sign of life
+	pollASB     = 10 * time.Second       // once the device sends its status by itself: a sign of life
 	pollMoving  = 150 * time.Millisecond // while a pulse waits for its opening
 	answerLimit = 30 * time.Second       // without any status: the device is offline
 )
@@ -341,17 +340,18 @@ var ErrSilent = errors.New("the device does not answer")
 type asker struct {
 	d            *drawer
 	asked, heard time.Time
-	auto         bool // the device sends its status by itself
+	plain        time.Duration // between two questions
+	auto         bool          // the device sends its status by itself
 }
 
 func (a *asker) every() time.Duration {
 	switch {
 	case a.d.machine.pending != nil:
-		return pollMoving
+		return min(pollMoving, a.plain)
 	case a.auto:
 		return pollASB
 	}
-	return pollPlain
+	return a.plain
 }
 
 func (a *asker) wait(now time.Time) time.Duration { return a.asked.Add(a.every()).Sub(now) }
@@ -388,6 +388,11 @@ func (h *health) say(ctx context.Context, d *drawer, host drivers.Host, offline 
 // refuse is the answer to a command that a printer would keep until it is online again.
 func (h *health) refuse(d *drawer) error {
 	return &drivers.Fault{Device: d.spec.ID, Err: drivers.ErrOffline, Hint: "the printer is out of paper, open, or in error"}
+}
+
+// pollSetting is the key of drivers that ask for the status.
+func pollSetting(value time.Duration) drivers.Setting {
+	return drivers.Setting{Name: "poll", Type: drivers.TypeDuration, Default: value, Min: int64(50 * time.Millisecond), Max: int64(10 * time.Second), Help: "between two questions for the status, while the device does not send it by itself; an opening that is shorter is not seen"}
 }
 
 // levelSettings are the keys that every drawer with a switch has.

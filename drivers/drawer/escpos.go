@@ -20,6 +20,7 @@ type ESCPOS struct {
 	poll   time.Duration      // tap: between two questions of ours; 0: none
 	pulse  Pulse
 	status bool // the printer answers
+	every  time.Duration
 }
 
 // ESCPOSSettings are the keys of the driver.
@@ -30,6 +31,7 @@ func ESCPOSSettings() []drivers.Setting {
 		{Name: "off_ms", Type: drivers.TypeInt, Default: 100, Min: 2, Max: 510, Help: "pause after it, ms"},
 		{Name: "realtime", Type: drivers.TypeBool, Default: false, Help: "open past the print buffer (DLE DC4), also when the printer is out of paper"},
 		{Name: "status", Type: drivers.TypeBool, Default: true, Help: "the printer answers and the drawer has a switch; false: pulses only"},
+		pollSetting(time.Second),
 		{Name: "till_port", Type: drivers.TypeText, Default: "", Help: "tap: the port to which the till is connected, while port is the printer's; all bytes pass both ways; empty: the agent owns the printer"},
 		{Name: "till_baud", Type: drivers.TypeInt, Default: 0, Min: 0, Max: 4_000_000, Help: "tap: bits per second on the till's side; 0: as on the printer's"},
 		{Name: "tap_pause", Type: drivers.TypeDuration, Default: 50 * time.Millisecond, Min: int64(10 * time.Millisecond), Max: int64(10 * time.Second), Help: "tap: the till must have been silent for so long, between two commands, before the agent opens the drawer"},
@@ -52,7 +54,7 @@ func NewESCPOS(spec drivers.Spec, open serialport.OpenFunc) (drivers.Driver, err
 		pin = 5
 	}
 	d := &ESCPOS{
-		drawer: newDrawer(spec, v, !v.Bool("status")), open: open, config: portConfig(spec, v), status: v.Bool("status"),
+		drawer: newDrawer(spec, v, !v.Bool("status")), open: open, config: portConfig(spec, v), status: v.Bool("status"), every: v.Duration("poll"),
 		pulse: Pulse{Pin: pin, On: ms("on_ms"), Off: ms("off_ms"), RealTime: v.Bool("realtime")},
 		pause: v.Duration("tap_pause"), poll: v.Duration("tap_poll"),
 	}
@@ -79,7 +81,7 @@ func (d *ESCPOS) Run(ctx context.Context, host drivers.Host) error {
 		return fmt.Errorf("open printer: %w", err)
 	}
 	if d.till == nil {
-		w := &printer{d: d, host: host, port: port, asker: asker{d: &d.drawer, heard: host.Now()}}
+		w := &printer{d: d, host: host, port: port, asker: asker{d: &d.drawer, plain: d.every, heard: host.Now()}}
 		return d.serve(ctx, host, w, func() { port.Close() })
 	}
 	till, err := d.open(ctx, *d.till)

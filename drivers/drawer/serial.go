@@ -74,6 +74,7 @@ type Serial struct {
 	settle      time.Duration
 	warmup      time.Duration
 	minInterval time.Duration
+	every       time.Duration
 }
 
 // SerialSettings are the keys of the driver.
@@ -90,6 +91,7 @@ func SerialSettings() []drivers.Setting {
 		{Name: "status", Type: drivers.TypeChoice, Default: statusNone, Choices: []string{statusNone, statusCTS, statusDSR, statusDCD, statusRI, statusQuery}, Help: "where it says whether it is open: a line of the port, or the answer to a query"},
 		{Name: "query", Type: drivers.TypeText, Default: `\x06`, Help: "bytes that ask for the status; one byte comes back"},
 		{Name: "query_mask", Type: drivers.TypeInt, Default: 0x40, Min: 1, Max: 0x7F, Help: "bit of that byte which is the drawer's switch"},
+		pollSetting(500 * time.Millisecond),
 		pause("settle", 200*time.Millisecond, 5*time.Second, "after an opening the status is not looked at for so long"),
 		pause("warmup", 0, 5*time.Minute, "the port must have been open for so long before the drawer can be opened"),
 		pause("min_interval", 500*time.Millisecond, 5*time.Minute, "between two openings"),
@@ -119,7 +121,7 @@ func NewSerial(spec drivers.Spec, open serialport.OpenFunc) (drivers.Driver, err
 	return &Serial{
 		drawer: newDrawer(spec, v, status == statusNone), open: open, config: portConfig(spec, v),
 		by: v.Text("open_by"), command: command, pulse: v.Duration("pulse"), status: status, query: query, mask: byte(v.Int("query_mask")),
-		settle: v.Duration("settle"), warmup: v.Duration("warmup"), minInterval: v.Duration("min_interval"),
+		settle: v.Duration("settle"), warmup: v.Duration("warmup"), minInterval: v.Duration("min_interval"), every: v.Duration("poll"),
 	}, nil
 }
 
@@ -132,7 +134,7 @@ func (d *Serial) Run(ctx context.Context, host drivers.Host) error {
 	if err != nil {
 		return fmt.Errorf("open drawer: %w", err)
 	}
-	w := &direct{d: d, host: host, port: port, opened: host.Now(), asker: asker{d: &d.drawer, heard: host.Now()}}
+	w := &direct{d: d, host: host, port: port, opened: host.Now(), asker: asker{d: &d.drawer, plain: d.every, heard: host.Now()}}
 	return d.serve(ctx, host, w, func() { port.Close() })
 }
 

@@ -114,6 +114,7 @@ type Star struct {
 	setup     []byte // sent once
 	command   []byte
 	immediate bool
+	every     time.Duration
 }
 
 // StarSettings are the keys of the driver.
@@ -123,6 +124,7 @@ func StarSettings() []drivers.Setting {
 		{Name: "immediate", Type: drivers.TypeBool, Default: false, Help: "that command works past the print buffer, also while the printer is offline"},
 		{Name: "setup", Type: drivers.TypeText, Default: "", Help: `sent once after opening the port, such as \x1b\a\x14\x14 for a pulse and a pause of 20 times 10 ms; empty: nothing`},
 		{Name: "status", Type: drivers.TypeChoice, Default: starByENQ, Choices: []string{starByENQ, starByASB, starByAuto, starByNone}, Help: "enq: asked with ENQ; asb: asked with ESC ACK SOH; auto: the printer's switches make it send by itself, and it is never asked; none: pulses only"},
+		pollSetting(500 * time.Millisecond),
 	}, levelSettings(levelLow)...), drivers.SerialSettings(9600)...)
 }
 
@@ -142,7 +144,7 @@ func NewStar(spec drivers.Spec, open serialport.OpenFunc) (drivers.Driver, error
 	}
 	by := v.Text("status")
 	return &Star{drawer: newDrawer(spec, v, by == starByNone), open: open, config: portConfig(spec, v),
-		by: by, setup: setup, command: command, immediate: v.Bool("immediate")}, nil
+		by: by, setup: setup, command: command, immediate: v.Bool("immediate"), every: v.Duration("poll")}, nil
 }
 
 // Run implements drivers.Driver.
@@ -154,7 +156,7 @@ func (d *Star) Run(ctx context.Context, host drivers.Host) error {
 	if err != nil {
 		return fmt.Errorf("open printer: %w", err)
 	}
-	w := &starPrinter{d: d, host: host, port: port, asker: asker{d: &d.drawer, heard: host.Now()}}
+	w := &starPrinter{d: d, host: host, port: port, asker: asker{d: &d.drawer, plain: d.every, heard: host.Now()}}
 	return d.serve(ctx, host, w, func() { port.Close() })
 }
 

@@ -110,12 +110,20 @@ func (t *tap) told(orders []order) {
 	for _, o := range orders {
 		switch o.kind {
 		case orderAsk:
+			t.forget(now)
 			t.asks = append(t.asks, ask{n: o.n, at: now})
 		case orderText:
 			t.deaf = now.Add(tapText)
 		}
 	}
 	t.keep(chunk{till: orders, at: now})
+}
+
+// forget drops questions that are not answered any more; t.mu is held.
+func (t *tap) forget(now time.Time) {
+	for len(t.asks) > 0 && now.Sub(t.asks[0].at).Abs() > tapAnswer {
+		t.asks = t.asks[1:]
+	}
 }
 
 // up carries what the printer says to the till, but the answers to our own questions.
@@ -147,9 +155,7 @@ func (t *tap) heard(data []byte) []byte {
 		t.codec = Codec{}
 		return append(pass, data...)
 	}
-	for len(t.asks) > 0 && now.Sub(t.asks[0].at) > tapAnswer {
-		t.asks = t.asks[1:]
-	}
+	t.forget(now)
 	for _, b := range data {
 		s, ok := t.codec.push(b, now)
 		if ok && !s.Auto { // one byte: it answers the oldest question

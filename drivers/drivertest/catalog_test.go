@@ -107,9 +107,9 @@ func TestEDG03StarDriver(t *testing.T) {
 		high     bool
 		settings map[string]any
 	}{
-		"ENQ":                        {false, nil},
-		"ENQ, open is high, at once": {true, map[string]any{"open_level": "high", "open": `\x1c`, "immediate": true}},
-		"status asked for":           {false, map[string]any{"status": "asb"}},
+		"ENQ":                        {false, map[string]any{"poll": "100ms"}},
+		"ENQ, open is high, at once": {true, map[string]any{"open_level": "high", "open": `\x1c`, "immediate": true, "poll": "100ms"}},
+		"status asked for":           {false, map[string]any{"status": "asb", "poll": "100ms"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -167,7 +167,7 @@ func TestEDG03SerialDrawerDriver(t *testing.T) {
 		t.Parallel()
 		drivertest.DrawerConformance(t, drivertest.DrawerSuite{
 			New:  create,
-			Spec: drivers.Spec{ID: "drawer", Driver: "serialdrawer", Settings: map[string]any{"profile": "ibm"}},
+			Spec: drivers.Spec{ID: "drawer", Driver: "serialdrawer", Settings: map[string]any{"profile": "ibm", "poll": "100ms"}},
 			Device: func(uint64) drivertest.DrawerDevice {
 				return drivertest.NewSerialDrawer(drivertest.SerialDrawerOptions{Kind: drivertest.IBMDrawer})
 			},
