@@ -35,7 +35,7 @@ type Till struct {
 	Token       string `yaml:"token"` // at least 16 characters
 }
 
-// A Device is a counter or a drawer on one of the PC's ports.
+// A Device is a counter, a drawer, a scale or the like on one of the PC's ports.
 type Device struct {
 	ID       string         `yaml:"id"`
 	Driver   string         `yaml:"driver"`

@@ -85,7 +85,7 @@ func SerialSettings() []drivers.Setting {
 	profiles := slices.Sorted(maps.Keys(serialProfiles))
 	return append(append([]drivers.Setting{
 		{Name: "profile", Type: drivers.TypeChoice, Default: "", Choices: append([]string{""}, profiles...), Help: "make of the drawer; sets what is not set here"},
-		{Name: "open_by", Type: drivers.TypeChoice, Default: openBytes, Choices: []string{openBytes, openRTS, openDTR}, Help: "what opens it: bytes, or a pulse on a line of the port"},
+		{Name: "open_by", Type: drivers.TypeChoice, Default: openBytes, Choices: []string{openBytes, openRTS, openDTR}, Help: "what opens it: bytes, or a pulse on a line of the port; Linux raises both lines for some ms when the port is opened, so a relay must need longer than that"},
 		{Name: "open", Type: drivers.TypeText, Default: `\a`, Help: `bytes that open it, such as \a (BEL) or [[`},
 		pause("pulse", 150*time.Millisecond, 5*time.Second, "length of a pulse on a line"),
 		{Name: "status", Type: drivers.TypeChoice, Default: statusNone, Choices: []string{statusNone, statusCTS, statusDSR, statusDCD, statusRI, statusQuery}, Help: "where it says whether it is open: a line of the port, or the answer to a query"},
@@ -114,10 +114,13 @@ func NewSerial(spec drivers.Spec, open serialport.OpenFunc) (drivers.Driver, err
 	if err != nil || len(query) == 0 {
 		faults.Add("settings.query", `such as \x06`, "want bytes, got %q", v.Text("query"))
 	}
+	status := v.Text("status")
+	if profile := v.Text("profile"); status == statusQuery && (profile == "kc" || profile == "ksc") {
+		faults.Add("settings.status", "take a line of the port, or none", "any byte opens a drawer of profile %s, a query too", profile)
+	}
 	if err := faults.Err(); err != nil {
 		return nil, err
 	}
-	status := v.Text("status")
 	return &Serial{
 		drawer: newDrawer(spec, v, status == statusNone), open: open, config: portConfig(spec, v),
 		by: v.Text("open_by"), command: command, pulse: v.Duration("pulse"), status: status, query: query, mask: byte(v.Int("query_mask")),

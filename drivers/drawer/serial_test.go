@@ -105,6 +105,7 @@ func TestSerialSettingsAreChecked(t *testing.T) {
 		"settings.open":    {"open": `\q`},
 		"settings.query":   {"query": ""},
 		"settings.profile": {"profile": "apg1"},
+		"settings.status":  {"profile": "ksc", "status": "query"},
 	} {
 		_, err := newSerial(drivers.Spec{ID: "d1", Port: "COM1", Settings: settings}, nil)
 		expectFault(t, err, field)
