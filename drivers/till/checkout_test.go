@@ -111,6 +111,7 @@ func TestATillWaitsUntilTheDrawerIsClosed(t *testing.T) {
 		answer := make(chan string)
 		go func() { answer <- s.get("/v1/drawers/d1?wait=10s").Body.String() }()
 		time.Sleep(time.Second)
+		synctest.Wait()
 		d.open = false
 		close(d.changed)
 		if got := <-answer; got != `{"id":"d1","opened":false}` {
