@@ -190,8 +190,9 @@ func TestEDG10ScaleDriver(t *testing.T) {
 				New:  create,
 				Spec: drivers.Spec{ID: "scale", Driver: "scale", Settings: map[string]any{"timeout": "300ms", "poll": "1s"}},
 				Device: func(seed uint64) drivertest.ScaleDevice {
-					options.Seed = seed
-					return drivertest.NewScale(options)
+					seeded := options // the checks run at once
+					seeded.Seed = seed
+					return drivertest.NewScale(seeded)
 				},
 				Weigh: func(ctx context.Context, driver drivers.Driver) (int64, bool, error) {
 					w, err := driver.(drivers.Weigher).Weigh(ctx)
