@@ -5,6 +5,7 @@ import (
 	"runtime"
 	"sync"
 	"testing"
+	"testing/synctest"
 )
 
 // A check is one promise of a suite.
@@ -29,6 +30,16 @@ func runChecks(t *testing.T, checks []check) {
 			for _, complaint := range attempts[i].complaints {
 				t.Error(complaint)
 			}
+		})
+	}
+}
+
+// runVirtually runs all checks one after the other in virtual time, which is punctual however
+// busy the machine is. Nothing in them may wait for the system.
+func runVirtually(t *testing.T, checks []check) {
+	for _, c := range checks {
+		t.Run(c.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) { c.run(t) })
 		})
 	}
 }

@@ -3,6 +3,7 @@ package drivertest
 import (
 	"strings"
 	"testing"
+	"testing/synctest"
 )
 
 // complaints runs the named check and returns what it complains about.
@@ -17,4 +18,11 @@ func complaints(t *testing.T, checks []check, name string) string {
 	}
 	t.Fatalf("no check %q", name)
 	return ""
+}
+
+// virtualComplaints is complaints of a suite that runs in virtual time.
+func virtualComplaints(t *testing.T, checks []check, name string) (said string) {
+	t.Helper()
+	synctest.Test(t, func(t *testing.T) { said = complaints(t, checks, name) })
+	return said
 }

@@ -34,8 +34,9 @@ type CoinSuite struct {
 	Wait   time.Duration // at most, for a coin; 0 = 15 s
 }
 
-// CoinConformance runs the suite in real time, all checks at once.
-func CoinConformance(t *testing.T, s CoinSuite) { runChecks(t, s.checks()) }
+// CoinConformance runs the suite: with On in virtual time, else in real time and all checks
+// at once.
+func CoinConformance(t *testing.T, s CoinSuite) { runSuite(t, s.On != nil, s.checks()) }
 
 func (s CoinSuite) checks() []check {
 	var all []check

@@ -45,8 +45,13 @@ type Trouble[Device any] struct {
 	Set  func(device Device, on bool)
 }
 
-// CounterConformance runs the suite in real time, all checks at once.
+// CounterConformance runs the suite: with On in virtual time, else in real time and all
+// checks at once.
 func CounterConformance(t *testing.T, s CounterSuite) {
+	if s.On != nil {
+		runVirtually(t, s.checks())
+		return
+	}
 	runChecks(t, s.checks())
 }
 

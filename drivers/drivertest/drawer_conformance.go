@@ -41,10 +41,9 @@ type DrawerSuite struct {
 	Wait  time.Duration // at most, for an event; 0 = 15 s
 }
 
-// DrawerConformance runs the suite in real time, all checks at once.
-func DrawerConformance(t *testing.T, s DrawerSuite) {
-	runChecks(t, s.checks())
-}
+// DrawerConformance runs the suite: with On in virtual time, else in real time and all checks
+// at once.
+func DrawerConformance(t *testing.T, s DrawerSuite) { runSuite(t, s.On != nil, s.checks()) }
 
 func (s DrawerSuite) checks() []check {
 	var all []check

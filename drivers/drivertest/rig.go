@@ -158,3 +158,12 @@ func (r *rig) plugIn() {
 		r.t.Fatalf("plug in: %v", err)
 	}
 }
+
+// runSuite runs all checks in virtual or in real time.
+func runSuite(t *testing.T, virtual bool, checks []check) {
+	if virtual {
+		runVirtually(t, checks)
+		return
+	}
+	runChecks(t, checks)
+}

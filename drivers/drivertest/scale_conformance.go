@@ -36,8 +36,9 @@ type ScaleSuite struct {
 	Wait  time.Duration // at most, for a weight; 0 = 15 s
 }
 
-// ScaleConformance runs the suite in real time, all checks at once.
-func ScaleConformance(t *testing.T, s ScaleSuite) { runChecks(t, s.checks()) }
+// ScaleConformance runs the suite: with On in virtual time, else in real time and all checks
+// at once.
+func ScaleConformance(t *testing.T, s ScaleSuite) { runSuite(t, s.On != nil, s.checks()) }
 
 func (s ScaleSuite) checks() []check {
 	noise := s.Noise

@@ -34,8 +34,9 @@ type ScannerSuite struct {
 	Wait   time.Duration // at most, for a code; 0 = 15 s
 }
 
-// ScannerConformance runs the suite in real time, all checks at once.
-func ScannerConformance(t *testing.T, s ScannerSuite) { runChecks(t, s.checks()) }
+// ScannerConformance runs the suite: with On in virtual time, else in real time and all checks
+// at once.
+func ScannerConformance(t *testing.T, s ScannerSuite) { runSuite(t, s.On != nil, s.checks()) }
 
 // scannerCodes are codes of all kinds: GTIN, one that begins with zeros, GS1 with its
 // separator, a QR text.
