@@ -154,10 +154,14 @@ func (m *machine) closing(first bool, at time.Time) {
 }
 
 // pulsed notes that the pulse is with the printer. Opening an open drawer is nothing. Of two
-// pulses before an opening the later one caused it.
+// pulses before an opening the later one caused it; the earlier one is forgotten when the
+// drawer had no time to move, and has failed when it had.
 func (m *machine) pulsed(command drivers.OpenCommand, at time.Time) {
 	if open, known := m.opened(); known && open {
 		return
+	}
+	if m.pending != nil && (m.seen || m.passive) && at.Sub(m.pending.at) > learnTo {
+		m.settle(at)
 	}
 	m.pending = &pulse{command: command, at: at, before: m.high}
 	if m.blind() { // nothing will be seen: the event says that the pulse went out
@@ -165,16 +169,22 @@ func (m *machine) pulsed(command drivers.OpenCommand, at time.Time) {
 	}
 }
 
-// tick lets time pass. A pulse of which nobody could see what it did is an opening.
+// settle ends a pulse that moved nothing. One of which nobody could see what it did is an
+// opening.
+func (m *machine) settle(at time.Time) {
+	if m.passive && !m.auto && m.sawAt.Before(m.pending.at.Add(learnFrom)) {
+		m.assumed = m.pending.at
+		m.emit(m.commanded(protocol.DrawerOpened), at)
+		return
+	}
+	m.state.Unmoved++
+	m.emit(m.commanded(protocol.DrawerOpenFailed), at)
+}
+
+// tick lets time pass.
 func (m *machine) tick(at time.Time) {
 	if m.pending != nil && (m.seen || m.passive) && at.Sub(m.pending.at) > commandLimit {
-		if m.passive && !m.auto && m.sawAt.Before(m.pending.at.Add(learnFrom)) {
-			m.assumed = m.pending.at
-			m.emit(m.commanded(protocol.DrawerOpened), at)
-		} else {
-			m.state.Unmoved++
-			m.emit(m.commanded(protocol.DrawerOpenFailed), at)
-		}
+		m.settle(at)
 	}
 	if m.state.Open && m.seen && m.leftOpen > 0 && !m.state.LeftOpen {
 		if open := at.Sub(m.state.Since); open >= m.leftOpen {

@@ -175,7 +175,7 @@ func TestALineIsReadOnlyWhenItHasSettled(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		host := &memoryHost{}
 		r, port := startLines(t, host, map[string]any{"status": "dsr", "open_level": "high"})
-		time.Sleep(time.Second)
+		time.Sleep(time.Second + linePoll/2) // between two looks
 		port.set(serialport.ModemLines{DSR: true})
 		time.Sleep(linePoll) // one look: a bounce
 		port.set(serialport.ModemLines{})

@@ -242,7 +242,7 @@ func (t *tap) take(ctx context.Context, c chunk) {
 		switch {
 		case o.kind == orderMute:
 			m.auto = false
-		case o.kind == orderKick && o.n == t.pin && m.pending == nil: // else it opens what we are opening
+		case o.kind == orderKick && o.n == t.pin && (m.pending == nil || c.at.Sub(m.pending.at) > learnTo): // else it opens what is opening
 			m.pulsed(drivers.OpenCommand{Reason: tillKick}, c.at)
 		}
 	}

@@ -210,6 +210,19 @@ func TestAKickThatNobodySawIsAnOpening(t *testing.T) {
 	})
 }
 
+// Two receipts within two seconds are two openings.
+func TestTwoKicksThatNobodySawAreTwoOpenings(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := startTap(t, nil)
+		r.till.send(0x1B, 'p', 0, 50, 50)
+		time.Sleep(time.Second)
+		r.till.send(0x1B, 'p', 0, 50, 50)
+		time.Sleep(3 * time.Second)
+		r.expect("opened/commanded/0/till", "opened/commanded/0/till")
+		r.stop()
+	})
+}
+
 func TestATillsKickThatMovesNothingFails(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := startTap(t, nil)
