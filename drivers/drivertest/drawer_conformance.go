@@ -199,7 +199,7 @@ func (s DrawerSuite) noSwitch(t testing.TB) {
 			t.Fatalf("the drawer has not opened (seed %d)", d.seed)
 		}
 		d.device.PushIn()
-		d.rig.host.Until(2*time.Second, unknown)
+		d.rig.host.Until(4*time.Second, unknown) // a customer later
 	}
 	if !unknown() {
 		t.Errorf("after 10 openings of a drawer without a switch Opened claims to know (seed %d)", d.seed)
