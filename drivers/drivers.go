@@ -41,6 +41,54 @@ type Opener interface {
 	Opened() (open, known bool)
 }
 
+// A Watcher is an Opener that says when Opened changes.
+type Watcher interface {
+	Opener
+	// Changed is closed at the next change; ask for it before Opened.
+	Changed() <-chan struct{}
+}
+
+// A Weigher is a driver of a scale.
+type Weigher interface {
+	Driver
+	// Weigh asks the scale now. ErrOffline when it is not there or does not answer.
+	Weigh(ctx context.Context) (Weighing, error)
+}
+
+// A Weighing is one answer of a scale.
+type Weighing struct {
+	State  string            // WeightStable, or why there is no weight
+	Weight protocol.Quantity // while State is WeightStable or WeightZero
+	At     time.Time
+}
+
+// The states of a scale.
+const (
+	WeightStable    = "stable"
+	WeightZero      = "zero"             // nothing lies on it
+	WeightMotion    = "motion"           // it has not come to rest
+	WeightOver      = "overCapacity"     // too heavy
+	WeightUnder     = "underZero"        // lighter than nothing: it wants to be set to zero
+	WeightZeroRange = "outsideZeroRange" // it was switched on with something on it
+	WeightNone      = "notReady"         // for another reason
+)
+
+// A Scanner is a driver of a bar code scanner.
+type Scanner interface {
+	Driver
+	// Scans waits for scans after a cursor of an earlier answer and returns at least one; ""
+	// is from now on, and a cursor from before the agent's last start is all since it. It
+	// keeps the last ones only. Next is the place to go on from, also with ctx's error.
+	// ErrOffline when the scanner is not there.
+	Scans(ctx context.Context, after string) (scans []Scan, next string, err error)
+}
+
+// A Scan is what one bar code says.
+type Scan struct {
+	Data string    `json:"data"` // without prefix and end
+	At   time.Time `json:"at"`   // UTC
+}
+
 // An OpenCommand says why a drawer is opened; it goes into the event.
 type OpenCommand struct {
 	Reason    string // reason code of the till, such as sale, change, noSale

@@ -7,6 +7,7 @@ import (
 	"maps"
 	"math"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -20,6 +21,9 @@ var ErrOffline = errors.New("device is offline")
 const (
 	ClassCounter = "counter"
 	ClassDrawer  = "drawer"
+	ClassScale   = "scale"
+	ClassScanner = "scanner"
+	ClassCoins   = "acceptor" // takes coins
 )
 
 // A SettingType says what a setting's value looks like in the configuration.
@@ -74,6 +78,19 @@ func (v Values) Text(name string) string { return v[name].(string) }
 
 // Duration is the value of a TypeDuration setting.
 func (v Values) Duration(name string) time.Duration { return v[name].(time.Duration) }
+
+// Unescape reads a text in which bytes are written as \a, \r, \x1b and the like.
+func Unescape(s string) ([]byte, error) {
+	var out []byte
+	for s != "" {
+		r, multi, rest, err := strconv.UnquoteChar(s, 0)
+		if err != nil || multi {
+			return nil, fmt.Errorf("not readable: %q", s)
+		}
+		out, s = append(out, byte(r)), rest
+	}
+	return out, nil
+}
 
 // ReadSettings reads a Spec against the settings that its driver knows. The faults are all
 // that is wrong: id, port, unknown keys, types, ranges. The fields are id, port and

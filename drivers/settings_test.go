@@ -58,3 +58,16 @@ func TestReadSettingsNamesEveryFault(t *testing.T) {
 		})
 	}
 }
+
+func TestUnescape(t *testing.T) {
+	for text, want := range map[string]string{"": "", "W": "W", `\a`: "\a", `\x1b\a\x14`: "\x1b\a\x14", `[[\r\n`: "[[\r\n", `\xff`: "\xff"} {
+		if got, err := Unescape(text); err != nil || string(got) != want {
+			t.Errorf("Unescape(%q) = %q, %v, want %q", text, got, err, want)
+		}
+	}
+	for _, text := range []string{`\x1`, `\q`, `\`, "å"} {
+		if got, err := Unescape(text); err == nil {
+			t.Errorf("Unescape(%q) = %q, want an error", text, got)
+		}
+	}
+}

@@ -24,7 +24,7 @@ const (
 // Options of Supervise. Driver and Class go into the device's state records.
 type Options struct {
 	Driver string         // name in the registry
-	Class  string         // ClassCounter, ClassDrawer
+	Class  string         // ClassCounter, ClassDrawer ...
 	Log    *slog.Logger   // nil: no log
 	Jitter func() float64 // 0 <= x < 1; nil: math/rand
 }

@@ -26,6 +26,7 @@ var rooms = map[string][]string{
 	"drivers/serialport":        {"drivers"},
 	"drivers/counter":           {"protocol", "config", "drivers", "drivers/serialport", "protocol/mutant"},
 	"drivers/drawer":            {"protocol", "drivers", "drivers/serialport"},
+	"drivers/checkout":          {"protocol", "drivers", "drivers/serialport"},
 	"drivers/till":              {"protocol", "drivers"},
 	"drivers/filedrop":          {"protocol", "drivers", "drivers/till"},
 	"drivers/catalog":           {"protocol", "drivers/..."},

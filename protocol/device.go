@@ -13,7 +13,7 @@ const (
 type DeviceState struct {
 	Device string    `json:"device"` // id, unique in the store
 	Driver string    `json:"driver"`
-	Class  string    `json:"class"` // counter, drawer, drop (a folder of files)
+	Class  string    `json:"class"` // counter, drawer, scale, scanner, acceptor, drop (a folder of files)
 	State  string    `json:"state"` // online, offline, fault
 	At     time.Time `json:"at"`    // UTC
 	Reason string    `json:"reason,omitempty"`

@@ -12,7 +12,7 @@ const (
 
 // The causes of an opening.
 const (
-	CauseCommanded = "commanded" // we sent the pulse
+	CauseCommanded = "commanded" // the agent sent the pulse, or saw the till send it (then the reason is "till")
 	CauseManual    = "manual"    // key, or another program
 	CauseUnknown   = "unknown"   // open when we first saw it
 )

@@ -30,6 +30,7 @@ const (
 	KindTransaction Kind = "transaction"   // body Transaction
 	KindFootfall    Kind = "footfallCount" // body FootfallCount
 	KindDrawer      Kind = "drawerEvent"   // body DrawerEvent
+	KindCashIn      Kind = "cashIn"        // body CashIn
 	KindDevice      Kind = "deviceState"   // body DeviceState
 	KindLoss        Kind = "loss"          // body Loss: records that a forked epoch held, and the disk has lost
 )

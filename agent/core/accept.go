@@ -41,10 +41,16 @@ func (a *Agent) Accept(ctx context.Context, in till.Intake) (till.Accepted, erro
 
 // Drawer implements till.Agent.
 func (a *Agent) Drawer(id string) (drivers.Opener, bool) {
+	driver, _ := a.Device(id)
+	opener, ok := driver.(drivers.Opener)
+	return opener, ok
+}
+
+// Device implements till.Agent.
+func (a *Agent) Device(id string) (drivers.Driver, bool) {
 	for _, d := range a.devices {
 		if d.spec.ID == id {
-			opener, ok := d.driver.(drivers.Opener)
-			return opener, ok
+			return d.driver, true
 		}
 	}
 	return nil, false
@@ -144,6 +150,8 @@ func (a *Agent) day(body any) protocol.Day {
 	case protocol.FootfallCount:
 		return rule.Day(b.To.Add(-time.Nanosecond))
 	case protocol.DrawerEvent:
+		return rule.Day(b.At)
+	case protocol.CashIn:
 		return rule.Day(b.At)
 	}
 	return rule.Day(a.now())

@@ -40,7 +40,7 @@ type Till struct {
 // A Drop is a folder into which tills write files.
 type Drop = filedrop.Config
 
-// A Device is a counter or a drawer on one of the PC's ports.
+// A Device is a counter, a drawer, a scale or the like on one of the PC's ports.
 type Device struct {
 	ID       string         `yaml:"id"`
 	Driver   string         `yaml:"driver"`

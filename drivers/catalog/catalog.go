@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	"github.com/storelay/storelay/drivers"
+	"github.com/storelay/storelay/drivers/checkout"
 	"github.com/storelay/storelay/drivers/counter"
 	"github.com/storelay/storelay/drivers/drawer"
 	"github.com/storelay/storelay/drivers/serialport"
@@ -18,13 +19,14 @@ import (
 
 // An Entry is one driver.
 type Entry struct {
-	Class    string // drivers.ClassCounter, drivers.ClassDrawer
+	Class    string // drivers.ClassCounter, drivers.ClassDrawer ...
 	Serves   string // what it is for, one line
 	Wiring   string // what goes where, and what to set on the device; may be empty
 	Emits    string // what it reports, beside the device's state
 	Settings []drivers.Setting
 	// New makes the driver of one device; it opens nothing. The error is protocol.Faults
-	// with all that is wrong with spec. A drawer's driver is a drivers.Opener.
+	// with all that is wrong with spec. A drawer's driver is a drivers.Opener, a scale's a
+	// drivers.Weigher, a scanner's a drivers.Scanner.
 	New func(spec drivers.Spec, open serialport.OpenFunc) (drivers.Driver, error)
 	// Bus is nil for a driver that wants a port for itself. Devices of one driver with a Bus
 	// may share a port, when Bus gives the same for all of them.
@@ -69,8 +71,28 @@ func Registry() map[string]Entry {
 			Settings: counter.TurnstileSettings(), New: counter.NewTurnstile,
 		},
 		"escpos": {
-			Class: drivers.ClassDrawer, Serves: "cash drawer at an ESC/POS receipt printer whose port the agent owns",
+			Class: drivers.ClassDrawer, Serves: "cash drawer at an ESC/POS receipt printer whose port the agent owns, or, with till_port, between the till and the printer",
 			Settings: drawer.ESCPOSSettings(), New: drawer.NewESCPOS,
+		},
+		"star": {
+			Class: drivers.ClassDrawer, Serves: "cash drawer at a Star receipt printer (line mode) whose port the agent owns",
+			Settings: drawer.StarSettings(), New: drawer.NewStar,
+		},
+		"serialdrawer": {
+			Class: drivers.ClassDrawer, Serves: "cash drawer on a serial port of its own: APG, M-S/MMF, IBM/Toshiba SurePOS, or a relay on RTS or DTR",
+			Settings: drawer.SerialSettings(), New: drawer.NewSerial,
+		},
+		"scale": {
+			Class: drivers.ClassScale, Serves: "checkout scale with the Toledo 8217 protocol; weighs when a till asks",
+			Settings: checkout.ScaleSettings(), New: checkout.NewScale,
+		},
+		"scanner": {
+			Class: drivers.ClassScanner, Serves: "bar code scanner on a serial port that sends lines",
+			Settings: checkout.ScannerSettings(), New: checkout.NewScanner,
+		},
+		"cctalk": {
+			Class: drivers.ClassCoins, Serves: "coin acceptor on a ccTalk line, for self-checkouts and lockers",
+			Settings: checkout.CoinSettings(), New: checkout.NewCoinAcceptor,
 		},
 	}
 }
@@ -78,7 +100,7 @@ func Registry() map[string]Entry {
 const emitsCounts = "footfall counts: people in and out per interval, and how good the numbers are"
 
 // Check gives all that is wrong with an agent's devices: each Spec, an id twice, a port
-// twice. Fields begin with devices[i]. It opens nothing.
+// twice, also as the till_port of a tap. Fields begin with devices[i]. It opens nothing.
 func Check(specs []drivers.Spec) protocol.Faults {
 	var faults protocol.Faults
 	registry := Registry()
@@ -103,16 +125,19 @@ func Check(specs []drivers.Spec) protocol.Faults {
 		} else {
 			ids[spec.ID] = i
 		}
-		if spec.Port == "" {
-			continue
-		}
-		for _, other := range ports[spec.Port] {
-			if problem, hint := sharing(registry, specs[other], spec); problem != "" {
-				faults.Add(at+".port", hint, "%s devices[%d]", problem, other)
-				break
+		second, _ := spec.Settings["till_port"].(string)
+		for _, p := range []struct{ field, port string }{{".port", spec.Port}, {".settings.till_port", second}} {
+			if p.port == "" {
+				continue
 			}
+			for _, other := range ports[p.port] {
+				if problem, hint := sharing(registry, specs[other], spec); problem != "" && other != i {
+					faults.Add(at+p.field, hint, "%s devices[%d]", problem, other)
+					break
+				}
+			}
+			ports[p.port] = append(ports[p.port], i)
 		}
-		ports[spec.Port] = append(ports[spec.Port], i)
 	}
 	return faults
 }

@@ -28,7 +28,8 @@ func TestEveryDriver(t *testing.T) {
 	errGone := errors.New("gone")
 	for name, e := range Registry() {
 		t.Run(name, func(t *testing.T) {
-			if e.Serves == "" || e.Class == drivers.ClassCounter && e.Emits == "" || (e.Class != drivers.ClassCounter && e.Class != drivers.ClassDrawer) {
+			classes := []string{drivers.ClassCounter, drivers.ClassDrawer, drivers.ClassScale, drivers.ClassScanner, drivers.ClassCoins}
+			if e.Serves == "" || e.Class == drivers.ClassCounter && e.Emits == "" || !slices.Contains(classes, e.Class) {
 				t.Errorf("entry = %+v", e)
 			}
 			var config serialport.Config
@@ -43,10 +44,16 @@ func TestEveryDriver(t *testing.T) {
 			if _, opener := d.(drivers.Opener); opener != (e.Class == drivers.ClassDrawer) {
 				t.Errorf("Opener = %t for class %s", opener, e.Class)
 			}
+			if _, weigher := d.(drivers.Weigher); weigher != (e.Class == drivers.ClassScale) {
+				t.Errorf("Weigher = %t for class %s", weigher, e.Class)
+			}
+			if _, scanner := d.(drivers.Scanner); scanner != (e.Class == drivers.ClassScanner) {
+				t.Errorf("Scanner = %t for class %s", scanner, e.Class)
+			}
 			if err := d.Run(t.Context(), host{}); !errors.Is(err, errGone) {
 				t.Errorf("Run = %v, want the port's error", err)
 			}
-			if config.Name != "COM3" || config.Baud == 0 || config.DataBits != 8 || config.Parity != "none" || config.StopBits != "1" {
+			if config.Name != "COM3" || config.Baud == 0 || config.DataBits != setting(e, "data_bits") || config.Parity != setting(e, "parity") || config.StopBits != "1" {
 				t.Errorf("port = %+v", config)
 			}
 			seen := map[string]bool{}
@@ -72,17 +79,23 @@ func TestEveryDriver(t *testing.T) {
 	}
 }
 
+// setting is the default of one of a driver's settings.
+func setting(e Entry, name string) any {
+	return e.Settings[slices.IndexFunc(e.Settings, func(s drivers.Setting) bool { return s.Name == name })].Default
+}
+
 func TestCheckNamesEverything(t *testing.T) {
 	faults := Check([]drivers.Spec{
 		{ID: "door", Driver: "terabee", Port: "COM3"},
 		{ID: "door", Driver: "line", Port: "COM3", Settings: map[string]any{"baud": "x", "speed": 1}},
-		{ID: "till", Driver: "star", Port: "COM4"},
+		{ID: "till", Driver: "hella", Port: "COM4"},
+		{ID: "d2", Driver: "escpos", Port: "COM5", Settings: map[string]any{"till_port": "COM4"}},
 	})
 	var fields []string
 	for _, f := range faults {
 		fields = append(fields, f.Field)
 	}
-	want := []string{"devices[1].settings.baud", "devices[1].settings.speed", "devices[1].id", "devices[1].port", "devices[2].driver"}
+	want := []string{"devices[1].settings.baud", "devices[1].settings.speed", "devices[1].id", "devices[1].port", "devices[2].driver", "devices[3].settings.till_port"}
 	if !slices.Equal(fields, want) {
 		t.Errorf("fields = %q, want %q", fields, want)
 	}

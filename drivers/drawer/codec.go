@@ -15,7 +15,7 @@ const (
 
 	statusMask  = 0x93 // of the two below
 	asbFirst    = 0x10 // first of four bytes of automatic status back (ASB)
-	eotFirst    = 0x12 // the one byte that answers DLE EOT 1
+	eotFirst    = 0x12 // the one byte that answers DLE EOT n
 	asbRestMask = 0x90 // bytes 2 to 4 of ASB have none of these
 	asbLen      = 4
 
@@ -50,33 +50,42 @@ type Codec struct {
 // dropped; XON and XOFF are skipped wherever they stand.
 func (c *Codec) Push(data []byte, at time.Time) []Status {
 	var out []Status
+	for _, b := range data {
+		if s, ok := c.push(b, at); ok {
+			out = append(out, s)
+		}
+	}
+	return out
+}
+
+// push takes one byte and says whether it ends a status.
+func (c *Codec) push(b byte, at time.Time) (s Status, ok bool) {
 	if c.part > 0 && at.Sub(c.began) > asbTimeout {
 		c.Noise += c.part
 		c.part = 0
 	}
-	for _, b := range data {
-		if b == xon || b == xoff {
-			continue
-		}
-		if c.part > 0 && b&asbRestMask == 0 {
-			if c.part++; c.part == asbLen {
-				out, c.part = append(out, c.first), 0
-			}
-			continue
-		}
-		c.Noise += c.part
-		c.part = 0
-		switch b & statusMask {
-		case asbFirst:
-			c.part, c.began = 1, at
-			c.first = Status{High: b&bitPin3 != 0, Offline: b&bitOffline != 0, Auto: true}
-		case eotFirst:
-			out = append(out, Status{High: b&bitPin3 != 0, Offline: b&bitOffline != 0})
-		default:
-			c.Noise++
-		}
+	if b == xon || b == xoff {
+		return s, false
 	}
-	return out
+	if c.part > 0 && b&asbRestMask == 0 {
+		if c.part++; c.part == asbLen {
+			c.part = 0
+			return c.first, true
+		}
+		return s, false
+	}
+	c.Noise += c.part
+	c.part = 0
+	switch b & statusMask {
+	case asbFirst:
+		c.part, c.began = 1, at
+		c.first = Status{High: b&bitPin3 != 0, Offline: b&bitOffline != 0, Auto: true}
+	case eotFirst:
+		return Status{High: b&bitPin3 != 0, Offline: b&bitOffline != 0}, true
+	default:
+		c.Noise++
+	}
+	return s, false
 }
 
 // A Pulse is how a drawer is opened.

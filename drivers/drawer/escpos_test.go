@@ -21,6 +21,7 @@ import (
 type memoryHost struct {
 	mu     sync.Mutex
 	refuse bool
+	block  chan struct{} // not nil: Emit waits until it is closed
 	state  []byte
 	events []string
 	faults []string
@@ -29,6 +30,12 @@ type memoryHost struct {
 }
 
 func (h *memoryHost) Emit(_ context.Context, kind protocol.Kind, body any, state []byte) error {
+	h.mu.Lock()
+	block := h.block
+	h.mu.Unlock()
+	if block != nil {
+		<-block
+	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.refuse {
@@ -75,6 +82,12 @@ func (h *memoryHost) setRefuse(refuse bool) {
 	h.refuse = refuse
 }
 
+func (h *memoryHost) setBlock(block chan struct{}) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.block = block
+}
+
 func (h *memoryHost) said() []string {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -107,7 +120,7 @@ func (p pipePort) ModemLines() (serialport.ModemLines, error) {
 // A rig runs the driver in a synctest bubble; got collects what the printer was sent.
 type rig struct {
 	t      *testing.T
-	driver *ESCPOS
+	driver drivers.Driver
 	device net.Conn
 	cancel context.CancelFunc
 	done   chan error
@@ -118,15 +131,25 @@ type rig struct {
 
 func start(t *testing.T, host *memoryHost, settings map[string]any) *rig {
 	t.Helper()
-	r := &rig{t: t, done: make(chan error, 1)}
+	return startDriver(t, host, NewESCPOS, settings)
+}
+
+func startDriver(t *testing.T, host *memoryHost, create func(drivers.Spec, serialport.OpenFunc) (drivers.Driver, error), settings map[string]any) *rig {
+	t.Helper()
 	ours, theirs := net.Pipe()
+	return startOn(t, host, create, settings, pipePort{ours}, theirs)
+}
+
+func startOn(t *testing.T, host *memoryHost, create func(drivers.Spec, serialport.OpenFunc) (drivers.Driver, error), settings map[string]any, port serialport.Port, theirs net.Conn) *rig {
+	t.Helper()
+	r := &rig{t: t, done: make(chan error, 1)}
 	r.device = theirs
-	d, err := NewESCPOS(drivers.Spec{ID: "drawer1", Driver: "escpos", Port: "COM1", Settings: settings},
-		func(context.Context, serialport.Config) (serialport.Port, error) { return pipePort{ours}, nil })
+	d, err := create(drivers.Spec{ID: "drawer1", Driver: "escpos", Port: "COM1", Settings: settings},
+		func(context.Context, serialport.Config) (serialport.Port, error) { return port, nil })
 	if err != nil {
 		t.Fatal(err)
 	}
-	r.driver = d.(*ESCPOS)
+	r.driver = d
 	ctx, cancel := context.WithCancel(t.Context())
 	r.cancel = cancel
 	go func() {
@@ -143,6 +166,25 @@ func start(t *testing.T, host *memoryHost, settings map[string]any) *rig {
 	go func() { r.done <- r.driver.Run(ctx, host) }()
 	synctest.Wait()
 	return r
+}
+
+func (r *rig) opener() drivers.Opener { return r.driver.(drivers.Opener) }
+
+// sent is all that the device was sent.
+func (r *rig) sent() []byte {
+	synctest.Wait()
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return slices.Clone(r.got)
+}
+
+// expectFault wants err to be faults of which one names the field.
+func expectFault(t *testing.T, err error, field string) {
+	t.Helper()
+	var faults protocol.Faults
+	if !errors.As(err, &faults) || !slices.ContainsFunc(faults, func(f protocol.Fault) bool { return f.Field == field }) {
+		t.Errorf("error = %v, want a fault of %s", err, field)
+	}
 }
 
 func (r *rig) send(b ...byte) {
@@ -177,7 +219,7 @@ func TestRunOpensTheDrawerAndSaysSo(t *testing.T) {
 			t.Errorf("the printer was sent % X, want ASB enabled and the status asked", r.got)
 		}
 		r.send(0x12)
-		if err := r.driver.Open(t.Context(), sale); err != nil {
+		if err := r.opener().Open(t.Context(), sale); err != nil {
 			t.Fatal(err)
 		}
 		synctest.Wait()
@@ -186,7 +228,7 @@ func TestRunOpensTheDrawerAndSaysSo(t *testing.T) {
 		}
 		time.Sleep(150 * time.Millisecond) // virtual: the drawer moves
 		r.send(0x14, 0, 0, 0)
-		if open, known := r.driver.Opened(); !open || !known {
+		if open, known := r.opener().Opened(); !open || !known {
 			t.Errorf("Opened = %t, %t, want it open", open, known)
 		}
 		time.Sleep(2 * time.Second)
@@ -195,7 +237,7 @@ func TestRunOpensTheDrawerAndSaysSo(t *testing.T) {
 		if want := []string{"opened/commanded/0/sale", "closed//2000/"}; !slices.Equal(host.said(), want) {
 			t.Errorf("events = %q, want %q", host.said(), want)
 		}
-		if _, known := r.driver.Opened(); known {
+		if _, known := r.opener().Opened(); known {
 			t.Error("known while offline")
 		}
 	})
@@ -227,7 +269,7 @@ func TestAPrinterThatNeverAnswersIsSilent(t *testing.T) {
 		if !errors.Is(err, ErrSilent) || !errors.As(err, &fault) || fault.Hint == "" || host.online != 0 {
 			t.Errorf("Run = %v with %d signs of life, want ErrSilent with a hint", err, host.online)
 		}
-		if err := r.driver.Open(t.Context(), sale); !errors.Is(err, drivers.ErrOffline) {
+		if err := r.opener().Open(t.Context(), sale); !errors.Is(err, drivers.ErrOffline) {
 			t.Errorf("Open = %v, want ErrOffline", err)
 		}
 		r.device.Close()
@@ -239,14 +281,14 @@ func TestWithoutStatusThePulseIsTheEvent(t *testing.T) {
 		host := &memoryHost{}
 		r := start(t, host, map[string]any{"status": false, "pin": 5, "realtime": true})
 		time.Sleep(time.Hour)
-		if err := r.driver.Open(t.Context(), sale); err != nil {
+		if err := r.opener().Open(t.Context(), sale); err != nil {
 			t.Fatal(err)
 		}
 		synctest.Wait()
 		if string(r.got) != "\x10\x14\x01\x01\x01" || host.online == 0 {
 			t.Errorf("sent % X, online %d, want the pulse alone, and online", r.got, host.online)
 		}
-		if _, known := r.driver.Opened(); known {
+		if _, known := r.opener().Opened(); known {
 			t.Error("known without a status")
 		}
 		r.stop()
@@ -262,7 +304,7 @@ func TestAnOfflinePrinterKeepsNoPulse(t *testing.T) {
 		r := start(t, host, map[string]any{"open_level": "high"})
 		r.send(0x18, 0, 0, 0)
 		r.send(0x18, 0, 0, 0)
-		err := r.driver.Open(t.Context(), sale)
+		err := r.opener().Open(t.Context(), sale)
 		var fault *drivers.Fault
 		if !errors.Is(err, drivers.ErrOffline) || !errors.As(err, &fault) || fault.Hint == "" {
 			t.Errorf("Open = %v, want ErrOffline with a hint", err)
@@ -274,7 +316,7 @@ func TestAnOfflinePrinterKeepsNoPulse(t *testing.T) {
 			t.Errorf("faults = %q, want one", host.faults)
 		}
 		r.send(0x10, 0, 0, 0)
-		if err := r.driver.Open(t.Context(), sale); err != nil {
+		if err := r.opener().Open(t.Context(), sale); err != nil {
 			t.Errorf("Open after the paper was changed = %v", err)
 		}
 		r.stop()

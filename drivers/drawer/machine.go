@@ -45,10 +45,14 @@ type machine struct {
 	openLevel string        // high, low or learn
 	leftOpen  time.Duration // 0: never said
 	noSwitch  bool          // configured: levels mean nothing
+	passive   bool          // levels are read in passing: that none comes says nothing, unless auto
 
 	state   State
 	seen    bool // a level since the port was opened
 	high    bool // the last level
+	sawAt   time.Time
+	auto    bool      // passive: the device sends its level at each change
+	assumed time.Time // passive: an opening that was said and not seen
 	out     []outgoing
 	pending *pulse // the command that waits for its opening
 }
@@ -60,7 +64,7 @@ type pulse struct {
 }
 
 // reopen forgets the level. A command that still waits is settled by the next one.
-func (m *machine) reopen() { m.seen = false }
+func (m *machine) reopen() { m.seen, m.auto = false, false }
 
 // blind says that the drawer's state cannot be seen.
 func (m *machine) blind() bool {
@@ -89,7 +93,7 @@ func (m *machine) opened() (open, known bool) {
 func (m *machine) saw(high bool, at time.Time) {
 	first := !m.seen
 	changed := m.seen && high != m.high
-	m.seen, m.high = true, high
+	m.seen, m.high, m.sawAt = true, high, at
 	if m.noSwitch {
 		return
 	}
@@ -100,7 +104,11 @@ func (m *machine) saw(high bool, at time.Time) {
 		return
 	}
 	want, _ := m.level()
+	assumed := m.assumed
+	m.assumed = time.Time{}
 	switch open := high == want; {
+	case open && !m.state.Open && !assumed.IsZero():
+		m.state.Open, m.state.Since, m.state.Cause, m.state.LeftOpen = true, assumed, protocol.CauseCommanded, false
 	case open && !m.state.Open:
 		m.opening(first, at)
 	case !open && m.state.Open:
@@ -146,10 +154,14 @@ func (m *machine) closing(first bool, at time.Time) {
 }
 
 // pulsed notes that the pulse is with the printer. Opening an open drawer is nothing. Of two
-// pulses before an opening the later one caused it.
+// pulses before an opening the later one caused it; the earlier one is forgotten when the
+// drawer had no time to move, and has failed when it had.
 func (m *machine) pulsed(command drivers.OpenCommand, at time.Time) {
 	if open, known := m.opened(); known && open {
 		return
+	}
+	if m.pending != nil && (m.seen || m.passive) && at.Sub(m.pending.at) > learnTo {
+		m.settle(at)
 	}
 	m.pending = &pulse{command: command, at: at, before: m.high}
 	if m.blind() { // nothing will be seen: the event says that the pulse went out
@@ -157,12 +169,22 @@ func (m *machine) pulsed(command drivers.OpenCommand, at time.Time) {
 	}
 }
 
+// settle ends a pulse that moved nothing. One of which nobody could see what it did is an
+// opening.
+func (m *machine) settle(at time.Time) {
+	if m.passive && !m.auto && m.sawAt.Before(m.pending.at.Add(learnFrom)) {
+		m.assumed = m.pending.at
+		m.emit(m.commanded(protocol.DrawerOpened), at)
+		return
+	}
+	m.state.Unmoved++
+	m.emit(m.commanded(protocol.DrawerOpenFailed), at)
+}
+
 // tick lets time pass.
 func (m *machine) tick(at time.Time) {
-	if m.pending != nil && m.seen && at.Sub(m.pending.at) > commandLimit {
-		m.state.Unmoved++
-		e := m.commanded(protocol.DrawerOpenFailed)
-		m.emit(e, at)
+	if m.pending != nil && (m.seen || m.passive) && at.Sub(m.pending.at) > commandLimit {
+		m.settle(at)
 	}
 	if m.state.Open && m.seen && m.leftOpen > 0 && !m.state.LeftOpen {
 		if open := at.Sub(m.state.Since); open >= m.leftOpen {
@@ -187,7 +209,7 @@ func (m *machine) emit(e protocol.DrawerEvent, at time.Time) {
 // next is the time until tick has something to do; 0 = nothing is due.
 func (m *machine) next(now time.Time) time.Duration {
 	var wait time.Duration
-	if m.pending != nil && m.seen {
+	if m.pending != nil && (m.seen || m.passive) {
 		wait = max(m.pending.at.Add(commandLimit).Sub(now), 0) + time.Millisecond
 	}
 	if m.state.Open && m.seen && m.leftOpen > 0 && !m.state.LeftOpen {

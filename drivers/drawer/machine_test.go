@@ -100,6 +100,17 @@ func TestACommandThatOpensNothingFails(t *testing.T) {
 	expect(t, m, "openFailed/commanded/0/sale")
 }
 
+// Every command is a record, however soon the next one comes; a double click is one.
+func TestACommandBeforeTheLimitOfAnotherSettlesIt(t *testing.T) {
+	m := newMachine(levelHigh)
+	m.saw(false, after(0))
+	m.pulsed(sale, after(0))
+	m.pulsed(sale, after(200))
+	m.pulsed(sale, after(1200))
+	m.saw(true, after(1400))
+	expect(t, m, "openFailed/commanded/0/sale", "opened/commanded/0/sale")
+}
+
 func TestOpeningAnOpenDrawerIsNothing(t *testing.T) {
 	m := newMachine(levelHigh)
 	m.saw(false, after(0))

@@ -5,6 +5,7 @@ package drivertest_test
 import (
 	"context"
 	"fmt"
+	"io"
 	"maps"
 	"path/filepath"
 	"sync"
@@ -15,12 +16,16 @@ import (
 	"github.com/storelay/storelay/drivers/catalog"
 	"github.com/storelay/storelay/drivers/drivertest"
 	"github.com/storelay/storelay/drivers/serialport"
+	"github.com/storelay/storelay/protocol"
 )
 
 // create makes a driver of the catalogue on a real port.
 func create(spec drivers.Spec) (drivers.Driver, error) {
 	return catalog.Registry()[spec.Driver].New(spec, serialport.Open)
 }
+
+// inMemory makes the same driver on a port in memory: in virtual time, and with modem lines.
+func inMemory(driver string) drivertest.NewDriverOn { return catalog.Registry()[driver].New }
 
 func TestEDG02TerabeeDriver(t *testing.T) {
 	for name, short := range map[string]bool{"15-byte frames": false, "11-byte frames": true} {
@@ -283,5 +288,266 @@ func TestEDG03ESCPOSDriver(t *testing.T) {
 				Noise: []byte{0x84, 0x8F, 0xA5, 0xF7, 0xFF}, // bit 7 is in no answer of a printer
 			})
 		})
+	}
+}
+
+func TestEDG03ESCPOSTap(t *testing.T) {
+	for name, settings := range map[string]map[string]any{
+		"kick in the print queue": {"open_level": "high", "tap_poll": "100ms"},
+		"real-time kick":          {"open_level": "high", "tap_poll": "100ms", "realtime": true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			drivertest.DrawerConformance(t, drivertest.DrawerSuite{
+				New:  create,
+				Spec: drivers.Spec{ID: "drawer", Driver: "escpos", Settings: settings},
+				Plug: drivertest.BehindTap("till_port", drivertest.TapTillOptions{Ask: 30, Image: 20, Every: 500 * time.Millisecond}),
+				Device: func(uint64) drivertest.DrawerDevice {
+					return drivertest.NewPrinter(drivertest.PrinterOptions{})
+				},
+				NoSwitch: func(uint64) drivertest.DrawerDevice {
+					return drivertest.NewPrinter(drivertest.PrinterOptions{NoSwitch: true})
+				},
+				Noise: []byte{0x84, 0x8F, 0xA5, 0xF7, 0xFF},
+			})
+		})
+	}
+}
+
+func TestEDG03StarDriver(t *testing.T) {
+	for name, tt := range map[string]struct {
+		high     bool
+		settings map[string]any
+	}{
+		"ENQ":                        {false, map[string]any{"poll": "100ms"}},
+		"ENQ, open is high, at once": {true, map[string]any{"open_level": "high", "open": `\x1c`, "immediate": true, "poll": "100ms"}},
+		"status asked for":           {false, map[string]any{"status": "asb", "poll": "100ms"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			suite := drivertest.DrawerSuite{
+				New:  create,
+				Spec: drivers.Spec{ID: "drawer", Driver: "star", Settings: tt.settings},
+				Device: func(uint64) drivertest.DrawerDevice {
+					return drivertest.NewStar(drivertest.StarOptions{OpenHigh: tt.high, Size: 9})
+				},
+				NoSwitch: func(uint64) drivertest.DrawerDevice {
+					return drivertest.NewStar(drivertest.StarOptions{OpenHigh: tt.high, NoSwitch: true})
+				},
+				Noise: []byte{0x90, 0x9F, 0xB1, 0xF7, 0xFF}, // bits 4 and 7 are in no answer to our questions
+			}
+			t.Run("pty", func(t *testing.T) { drivertest.DrawerConformance(t, suite) })
+			suite.On = inMemory("star")
+			t.Run("memory", func(t *testing.T) { drivertest.DrawerConformance(t, suite) })
+		})
+	}
+}
+
+func TestEDG03SerialDrawerDriver(t *testing.T) {
+	for name, tt := range map[string]struct {
+		options  drivertest.SerialDrawerOptions
+		settings map[string]any
+	}{
+		"APG 484A":       {drivertest.SerialDrawerOptions{Kind: drivertest.APG484A}, map[string]any{"profile": "apg484", "open_level": "high"}},
+		"APG 212A on RI": {drivertest.SerialDrawerOptions{Kind: drivertest.APG212A, Line: "ri", OpenLow: true}, map[string]any{"profile": "apg212", "status": "ri", "open_level": "low"}},
+		"M-S KSI":        {drivertest.SerialDrawerOptions{Kind: drivertest.MSKSI}, map[string]any{"profile": "ksi", "status": "cts", "open_level": "high"}},
+		"M-S KC":         {drivertest.SerialDrawerOptions{Kind: drivertest.MSKC}, map[string]any{"profile": "kc", "open": "@", "status": "cts", "open_level": "high"}},
+		"M-S KSC":        {drivertest.SerialDrawerOptions{Kind: drivertest.MSKSC, Line: "dsr"}, map[string]any{"profile": "ksc", "status": "dsr", "open_level": "high"}},
+		"relay on RTS":   {drivertest.SerialDrawerOptions{Kind: drivertest.RelayRTS}, map[string]any{"profile": "relay", "status": "cts", "open_level": "high"}},
+		"relay on DTR":   {drivertest.SerialDrawerOptions{Kind: drivertest.RelayDTR, Line: "dcd"}, map[string]any{"profile": "relay", "open_by": "dtr", "status": "dcd", "open_level": "high"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			// The driver keeps to the manual's times. The drawer is quicker, since nobody tells
+			// the driver when it was without power.
+			tt.options.Warmup, tt.options.MinInterval = 100*time.Millisecond, 100*time.Millisecond
+			drivertest.DrawerConformance(t, drivertest.DrawerSuite{
+				On:   inMemory("serialdrawer"),
+				Spec: drivers.Spec{ID: "drawer", Driver: "serialdrawer", Settings: tt.settings},
+				Mute: true,
+				Device: func(uint64) drivertest.DrawerDevice {
+					return drivertest.NewSerialDrawer(tt.options)
+				},
+				NoSwitch: func(uint64) drivertest.DrawerDevice {
+					options := tt.options
+					options.NoSwitch = true
+					return drivertest.NewSerialDrawer(options)
+				},
+			})
+		})
+	}
+	t.Run("IBM", func(t *testing.T) {
+		t.Parallel()
+		drivertest.DrawerConformance(t, drivertest.DrawerSuite{
+			New:  create,
+			Spec: drivers.Spec{ID: "drawer", Driver: "serialdrawer", Settings: map[string]any{"profile": "ibm", "poll": "100ms"}},
+			Device: func(uint64) drivertest.DrawerDevice {
+				return drivertest.NewSerialDrawer(drivertest.SerialDrawerOptions{Kind: drivertest.IBMDrawer})
+			},
+			NoSwitch: func(uint64) drivertest.DrawerDevice {
+				return drivertest.NewSerialDrawer(drivertest.SerialDrawerOptions{Kind: drivertest.IBMDrawer, NoSwitch: true})
+			},
+			Noise: []byte{0x80, 0x9F, 0xFF}, // bit 7 is 0
+		})
+	})
+}
+
+func TestEDG10ScaleDriver(t *testing.T) {
+	for name, options := range map[string]drivertest.ScaleOptions{
+		"kilograms":                           {},
+		"pounds, parity seen, zero by status": {Decimals: 2, ParityBit: true, Zero: true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			suite := drivertest.ScaleSuite{
+				New:  create,
+				Spec: drivers.Spec{ID: "scale", Driver: "scale", Settings: map[string]any{"timeout": "300ms", "poll": "1s"}},
+				Device: func(seed uint64) drivertest.ScaleDevice {
+					seeded := options // the checks run at once
+					seeded.Seed = seed
+					return drivertest.NewScale(seeded)
+				},
+				Weigh: func(ctx context.Context, driver drivers.Driver) (int64, bool, error) {
+					w, err := driver.(drivers.Weigher).Weigh(ctx)
+					return w.Weight.Milli, w.State == drivers.WeightStable || w.State == drivers.WeightZero, err
+				},
+			}
+			t.Run("pty", func(t *testing.T) { drivertest.ScaleConformance(t, suite) })
+			suite.On = inMemory("scale")
+			t.Run("memory", func(t *testing.T) { drivertest.ScaleConformance(t, suite) })
+		})
+	}
+}
+
+func TestEDG10ScannerDriver(t *testing.T) {
+	suite := drivertest.ScannerSuite{
+		New:    create,
+		Spec:   drivers.Spec{ID: "scanner", Driver: "scanner"},
+		Device: func(uint64) drivertest.ScannerDevice { return drivertest.NewScanner(drivertest.ScannerOptions{}) },
+		Listen: func(ctx context.Context, driver drivers.Driver, take func(string)) error {
+			for after := ""; ; {
+				scans, next, err := driver.(drivers.Scanner).Scans(ctx, after)
+				if ctx.Err() != nil {
+					return ctx.Err()
+				}
+				if err != nil { // it is not there: soon again
+					select {
+					case <-ctx.Done():
+					case <-time.After(5 * time.Millisecond):
+					}
+				}
+				for _, s := range scans {
+					take(s.Data)
+				}
+				after = next
+			}
+		},
+	}
+	t.Run("pty", func(t *testing.T) { drivertest.ScannerConformance(t, suite) })
+	suite.On = inMemory("scanner")
+	t.Run("memory", func(t *testing.T) { drivertest.ScannerConformance(t, suite) })
+}
+
+func TestEDG10CoinAcceptorDriver(t *testing.T) {
+	for name, options := range map[string]drivertest.CoinAcceptorOptions{
+		"adapter without echo":            {},
+		"echo, master inhibit, impatient": {Echo: true, Inhibits: true, Patience: time.Second},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			suite := drivertest.CoinSuite{
+				New:    create,
+				Spec:   drivers.Spec{ID: "coins", Driver: "cctalk", Settings: map[string]any{"poll": "50ms"}},
+				Device: func(uint64) drivertest.CoinDevice { return drivertest.NewCoinAcceptor(options) },
+			}
+			t.Run("pty", func(t *testing.T) { drivertest.CoinConformance(t, suite) })
+			suite.On = inMemory("cctalk")
+			t.Run("memory", func(t *testing.T) { drivertest.CoinConformance(t, suite) })
+		})
+	}
+}
+
+// A till prints, kicks and asks as if it were alone, while the agent polls and opens the
+// drawer too: what comes out of the printer is what the till sent, it hears its own answers
+// alone, and every opening is an event with its cause.
+func TestEDG03ATapDisturbsNoTill(t *testing.T) {
+	t.Parallel()
+	line := func(name string, run func(context.Context, io.ReadWriter) error) *drivertest.Pty {
+		pty, err := drivertest.OpenPty(filepath.Join(t.TempDir(), name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithCancel(context.Background())
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			pty.Serve(ctx, func() error { return run(ctx, pty) })
+		}()
+		t.Cleanup(func() {
+			cancel()
+			<-done
+			pty.Close()
+		})
+		return pty
+	}
+	printer := drivertest.NewPrinter(drivertest.PrinterOptions{})
+	till := drivertest.NewTapTill(drivertest.TapTillOptions{Kick: 40, Ask: 50, Image: 40, Seed: 1})
+	till.SetSilent(true)
+	host := drivertest.NewHost()
+	driver, err := create(drivers.Spec{ID: "drawer", Driver: "escpos", Port: line("printer", printer.Run).Path(), Settings: map[string]any{
+		"till_port": line("till", till.Run).Path(), "tap_poll": "100ms", "open_level": "high"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan error, 1)
+	go func() { ended <- driver.Run(ctx, host) }()
+	defer func() {
+		cancel()
+		<-ended
+	}()
+	drawer := driver.(drivers.Opener)
+	is := func(open bool) func() bool {
+		return func() bool { now, known := drawer.Opened(); return known && now == open }
+	}
+	if !host.Until(10*time.Second, is(false)) {
+		t.Fatalf("the drawer is never known to be closed; notes %v", host.Notes())
+	}
+	till.SetSilent(false)
+	ours := 0
+	for round := range 8 {
+		if round%2 == 0 {
+			if err := drawer.Open(ctx, drivers.OpenCommand{Reason: "change"}); err != nil {
+				t.Fatal(err)
+			}
+			ours++
+		}
+		if !host.Until(20*time.Second, is(true)) {
+			t.Fatalf("the drawer has not opened; notes %v", host.Notes())
+		}
+		printer.PushIn()
+		if !host.Until(10*time.Second, func() bool { return is(false)() || printer.Opened() }) {
+			t.Fatalf("the drawer is closed and said to be open; notes %v", host.Notes())
+		}
+	}
+	till.SetSilent(true)
+	if asked := func() bool { a, b := till.Asked(); return a == b }; !host.Until(5*time.Second, func() bool { return asked() && printer.Printed() == till.Printing() }) {
+		a, b := till.Asked()
+		t.Errorf("asked %d times, %d answers; printed %d bytes of %d", a, b, len(printer.Printed()), len(till.Printing()))
+	}
+	if s := till.Strange(); len(s) > 0 {
+		t.Errorf("the till heard % X, and had not asked", s)
+	}
+	if till.Kicks() == 0 {
+		t.Error("the till never kicked")
+	}
+	reasons := map[string]int{}
+	for _, e := range host.Events() {
+		if e.Event == protocol.DrawerOpened {
+			reasons[e.Cause+" "+e.Reason]++
+		}
+	}
+	if reasons["commanded till"] == 0 || reasons["commanded change"] == 0 || len(reasons) != 2 {
+		t.Errorf("openings %v, want the till's and %d of ours, and no other; events %+v", reasons, ours, host.Events())
 	}
 }

@@ -134,8 +134,8 @@ func (s CoinSuite) checks() []check {
 			if !r.rig.host.Until(r.rig.wait, func() bool { return r.rig.host.Refused() > 0 }) {
 				t.Fatalf("nothing was emitted while the disk was full (seed %d)", r.seed)
 			}
-			r.insert(2)
-			r.insert(3)
+			r.device.Insert(2) // a driver may let no coin in that it cannot write down
+			r.device.Insert(3)
 			r.rig.host.Refuse(false)
 			r.expect()
 		}},
@@ -143,8 +143,21 @@ func (s CoinSuite) checks() []check {
 			r := s.begin(t, nil)
 			for range 2 {
 				r.rig.kill()
+				r.device.Insert(1) // a driver may let no coin in when it ends
+				r.device.Insert(2)
+				r.rig.start()
+				r.ready()
+				r.expect()
+			}
+		}},
+		check{"crash", func(t testing.TB) {
+			r := s.begin(t, nil)
+			for range 2 {
+				r.rig.hangUp() // so that the driver cannot say that it ends
+				r.rig.kill()
 				r.insert(1)
 				r.insert(2)
+				r.rig.plugIn()
 				r.rig.start()
 				r.expect()
 			}

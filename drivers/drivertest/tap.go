@@ -61,13 +61,13 @@ func NewTapTill(opts TapTillOptions) *TapTill {
 // suite knows of no other openings. (That the till is not disturbed is for a test with a
 // TapTill and a Printer: the faults of a suite's line disturb it too.)
 func BehindTap(setting string, opts TapTillOptions) func(t testing.TB, spec drivers.Spec) drivers.Spec {
+	opts.Kick = 0
 	return func(t testing.TB, spec drivers.Spec) drivers.Spec {
 		t.Helper()
 		pty, err := OpenPty(filepath.Join(t.TempDir(), "till"))
 		if err != nil {
 			t.Fatal(err)
 		}
-		opts.Kick = 0
 		till := NewTapTill(opts)
 		ctx, cancel := context.WithCancel(context.Background())
 		done := make(chan struct{})

@@ -80,6 +80,13 @@ type Port interface {
 	Close() error
 }
 
+// An OutputLines is a Port whose output lines can be moved; an open Port may be one. Errors
+// are ErrNoLines where there are none.
+type OutputLines interface {
+	SetDTR(on bool) error
+	SetRTS(on bool) error
+}
+
 // ModemLines are the levels of the input lines.
 type ModemLines struct{ CTS, DSR, RI, DCD bool }
 
@@ -274,6 +281,22 @@ func (p *port) ModemLines() (ModemLines, error) {
 		return ModemLines{}, p.lost("modem lines of", err)
 	}
 	return ModemLines{CTS: bits.CTS, DSR: bits.DSR, RI: bits.RI, DCD: bits.DCD}, nil
+}
+
+// SetDTR implements OutputLines.
+func (p *port) SetDTR(on bool) error { return p.line("set DTR of", p.raw.SetDTR(on)) }
+
+// SetRTS implements OutputLines.
+func (p *port) SetRTS(on bool) error { return p.line("set RTS of", p.raw.SetRTS(on)) }
+
+func (p *port) line(op string, err error) error {
+	switch {
+	case err == nil:
+		return nil
+	case noLines(err):
+		return &Error{Op: op, Port: p.name, Err: fmt.Errorf("%w: %w", ErrNoLines, err)}
+	}
+	return p.lost(op, err)
 }
 
 // Close implements Port. Throwing the system's output buffer away frees a write that is

@@ -53,17 +53,43 @@ func (h *handler) find(w http.ResponseWriter, r *http.Request) (string, drivers.
 	return "", nil, false
 }
 
-// drawer answers GET /v1/drawers/{id}.
+// drawer answers GET /v1/drawers/{id}, with ?wait= when the drawer is closed.
 func (h *handler) drawer(w http.ResponseWriter, r *http.Request, _ string) {
 	id, opener, ok := h.find(w, r)
 	if !ok {
 		return
 	}
+	limit, ok := wait(w, r)
+	if !ok {
+		return
+	}
+	ctx, cancel := context.WithTimeout(r.Context(), limit)
+	defer cancel()
 	state := drawerState{ID: id}
-	if open, known := opener.Opened(); known {
+	if open, known := closed(ctx, opener); known {
 		state.Opened = &open
 	}
 	writeJSON(w, http.StatusOK, "application/json", state)
+}
+
+// closed waits until the drawer is not known to be open, or ctx ends, and says how it is then.
+func closed(ctx context.Context, opener drivers.Opener) (open, known bool) {
+	watcher, ok := opener.(drivers.Watcher)
+	if !ok {
+		return opener.Opened()
+	}
+	for {
+		changed := watcher.Changed()
+		open, known = watcher.Opened()
+		if !open || !known {
+			return open, known
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return watcher.Opened()
+		}
+	}
 }
 
 // openDrawer answers POST /v1/drawers/{id}/open. It is not idempotent: each request is a

@@ -4,7 +4,11 @@
 //	POST /v1/transactions       a protocol.Transaction -> 201 {transactionId, position, acceptedAt, flags}
 //	GET  /v1/status             the agent's own status
 //	POST /v1/drawers/{id}/open  {reason, reference?, operator?} -> 202 {id, sent}
-//	GET  /v1/drawers/{id}       {id, opened: true, false or null}
+//	GET  /v1/drawers/{id}       {id, opened: true, false or null}; with ?wait=20s not before
+//	                            it is closed, or so long has passed
+//	GET  /v1/scales/{id}        {id, stable, state, weight: {milli, unit} or null, at}
+//	GET  /v1/scanners/{id}      {id, scans: [{data, at}], next}; ?after= goes on from next,
+//	                            ?wait=20s waits for a scan
 //
 // Every request carries a bearer token, which names its workstation. A refusal is RFC 9457
 // application/problem+json with a stable code, and says all that is wrong at once. A refused
@@ -65,6 +69,8 @@ type Agent interface {
 	Accept(ctx context.Context, intake Intake) (Accepted, error)
 	// Drawer is the drawer with that device id.
 	Drawer(id string) (drivers.Opener, bool)
+	// Device is the driver of any device.
+	Device(id string) (drivers.Driver, bool)
 	// Status is encoded as JSON for GET /v1/status.
 	Status() any
 	// Reject keeps a refused body with what was wrong with it. Name is a valid file name,
@@ -123,6 +129,8 @@ func NewHandler(o Options) http.Handler {
 		{http.MethodGet, "/v1/status", h.status},
 		{http.MethodPost, "/v1/drawers/{id}/open", h.openDrawer},
 		{http.MethodGet, "/v1/drawers/{id}", h.drawer},
+		{http.MethodGet, "/v1/scales/{id}", h.scale},
+		{http.MethodGet, "/v1/scanners/{id}", h.scanner},
 	} {
 		h.mux.HandleFunc(route.path, func(w http.ResponseWriter, r *http.Request) {
 			workstation, ok := h.till(w, r)
@@ -138,7 +146,7 @@ func NewHandler(o Options) http.Handler {
 		})
 	}
 	h.mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
-		write(w, problem{Status: http.StatusNotFound, Code: "address", Detail: "no such address", Hint: "POST /v1/transactions, GET /v1/status, POST /v1/drawers/{id}/open, GET /v1/drawers/{id}"})
+		write(w, problem{Status: http.StatusNotFound, Code: "address", Detail: "no such address", Hint: "POST /v1/transactions, GET /v1/status, POST /v1/drawers/{id}/open, GET /v1/drawers/{id}, GET /v1/scales/{id}, GET /v1/scanners/{id}"})
 	})
 	return h
 }

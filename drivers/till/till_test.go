@@ -31,6 +31,7 @@ type memoryAgent struct {
 	rejected map[string]protocol.Faults
 	bodies   map[string][]byte
 	drawers  map[string]*fakeDrawer
+	devices  map[string]drivers.Driver
 }
 
 type entry struct {
@@ -69,7 +70,15 @@ func (a *memoryAgent) Accept(_ context.Context, in Intake) (Accepted, error) {
 }
 
 func (a *memoryAgent) Drawer(id string) (drivers.Opener, bool) {
-	d, ok := a.drawers[id]
+	if d, ok := a.drawers[id]; ok {
+		return d, true
+	}
+	d, ok := a.devices[id].(drivers.Opener)
+	return d, ok
+}
+
+func (a *memoryAgent) Device(id string) (drivers.Driver, bool) {
+	d, ok := a.devices[id]
 	return d, ok
 }
 
@@ -96,7 +105,7 @@ func (d *fakeDrawer) Open(_ context.Context, c drivers.OpenCommand) error {
 func (d *fakeDrawer) Opened() (bool, bool) { return d.open, d.known }
 
 func newAgent() *memoryAgent {
-	return &memoryAgent{keys: map[string]entry{}, rejected: map[string]protocol.Faults{}, bodies: map[string][]byte{}, drawers: map[string]*fakeDrawer{}}
+	return &memoryAgent{keys: map[string]entry{}, rejected: map[string]protocol.Faults{}, bodies: map[string][]byte{}, drawers: map[string]*fakeDrawer{}, devices: map[string]drivers.Driver{}}
 }
 
 // A shop is a handler with its agent; cutOff is that of the business day.

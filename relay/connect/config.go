@@ -80,7 +80,7 @@ func (c *Config) Validate() protocol.Faults {
 	}
 	for i, kind := range c.Kinds {
 		if !slices.Contains(businessKinds(), kind) && kind != protocol.KindSeal && kind != protocol.KindDayMark {
-			f.Add(fmt.Sprintf("kinds[%d]", i), "transaction, footfallCount, drawerEvent, deviceState, dayMark or seal", "unknown kind %q", kind)
+			f.Add(fmt.Sprintf("kinds[%d]", i), "transaction, footfallCount, drawerEvent, cashIn, deviceState, dayMark or seal", "unknown kind %q", kind)
 		}
 	}
 	for i, store := range c.Stores {
@@ -116,7 +116,7 @@ func secretKey(secret string) ([]byte, error) {
 }
 
 func businessKinds() []protocol.Kind {
-	return []protocol.Kind{protocol.KindTransaction, protocol.KindFootfall, protocol.KindDrawer, protocol.KindDevice}
+	return []protocol.Kind{protocol.KindTransaction, protocol.KindFootfall, protocol.KindDrawer, protocol.KindCashIn, protocol.KindDevice}
 }
 
 // wants says whether the record passes the connector's filters.

@@ -207,6 +207,15 @@ func (it *item) body(from protocol.Origin) error {
 		}
 		it.drawer = &e
 		return it.dayed()
+	case protocol.KindCashIn: // no figure is made of it yet
+		var c protocol.CashIn
+		if err := json.Unmarshal(r.Body, &c); err != nil {
+			return err
+		}
+		if err := c.Validate(); err != nil {
+			return err
+		}
+		return it.dayed()
 	case protocol.KindDevice:
 		var s protocol.DeviceState
 		if err := json.Unmarshal(r.Body, &s); err != nil {
@@ -244,7 +253,7 @@ func (it *item) body(from protocol.Origin) error {
 // knows says whether records of a kind can be applied.
 func knows(kind protocol.Kind) bool {
 	switch kind {
-	case protocol.KindTransaction, protocol.KindFootfall, protocol.KindDrawer, protocol.KindDevice, protocol.KindSeal, protocol.KindDayMark, protocol.KindLoss:
+	case protocol.KindTransaction, protocol.KindFootfall, protocol.KindDrawer, protocol.KindCashIn, protocol.KindDevice, protocol.KindSeal, protocol.KindDayMark, protocol.KindLoss:
 		return true
 	}
 	return false
