@@ -181,10 +181,10 @@ func (m *moved) take(s *stored, seq uint64) error {
 	}
 	m.tellLost()
 	rec := s.rec
-	switch {
-	case rec.Kind == protocol.KindSeal:
+	switch rec.Kind {
+	case protocol.KindSeal:
 		return nil // its epoch is closed by the fork
-	case rec.Kind == protocol.KindDayMark:
+	case protocol.KindDayMark:
 		if err := m.remark(rec); err != nil {
 			return err
 		}
@@ -206,7 +206,7 @@ func (m *moved) take(s *stored, seq uint64) error {
 func (m *moved) remark(rec protocol.Record) error {
 	var old protocol.DayMark
 	if m.j.opt.Remark == nil || json.Unmarshal(rec.Body, &old) != nil {
-		return nil
+		return nil //nolint:nilerr // a mark that cannot be read says nothing
 	}
 	m.b.begin()
 	body, err := m.j.opt.Remark(old, m.b.head())
@@ -310,8 +310,9 @@ func (j *Journal) goBack(marks []protocol.Mark, incarnation int64) error {
 		if !known {
 			continue
 		}
-		ours, err := mark.Through <= last, error(nil)
+		ours := mark.Through <= last
 		if ours {
+			var err error
 			if ours, err = j.ours(mark); err != nil {
 				return err
 			}

@@ -123,7 +123,7 @@ func (d *CoinAcceptor) Run(ctx context.Context, host drivers.Host) error {
 	last, done := context.WithTimeout(context.WithoutCancel(ctx), coinGoodbye)
 	defer done()
 	if ctx.Err() != nil { // the line is good, the agent ends
-		r.ask(last, ccMessage(d.address, ccInhibits, 0, 0), 0)
+		_, _, _ = r.ask(last, ccMessage(d.address, ccInhibits, 0, 0), 0) // it may be gone
 	}
 	d.purse.tell(host.Now())
 	r.retry = time.Time{}

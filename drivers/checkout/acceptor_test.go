@@ -93,12 +93,6 @@ func (b *bench) power() {
 	b.state, b.mask = ccReading{}, 0
 }
 
-func (b *bench) set(silent bool) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	b.silent = silent
-}
-
 func newBench() *bench {
 	return &bench{names: map[byte]string{1: "EU100A", 2: "EU020A", 3: "GB050A"}}
 }

@@ -2,7 +2,6 @@ package checkout
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"net"
@@ -183,14 +182,6 @@ func (r *rig) send(b ...byte) {
 	synctest.Wait()
 }
 
-// sent is all that the device was sent.
-func (r *rig) sent() string {
-	synctest.Wait()
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return string(r.got)
-}
-
 func (r *rig) stop() {
 	r.t.Helper()
 	r.cancel()
@@ -218,16 +209,4 @@ func expectFault(t *testing.T, err error, field string) {
 	if !errors.As(err, &faults) || !slices.ContainsFunc(faults, func(f protocol.Fault) bool { return f.Field == field }) {
 		t.Errorf("error = %v, want a fault of %s", err, field)
 	}
-}
-
-func stateOf(t *testing.T, o cashOut) (s purseState) {
-	t.Helper()
-	data, err := json.Marshal(o.state)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := json.Unmarshal(data, &s); err != nil {
-		t.Fatal(err)
-	}
-	return s
 }

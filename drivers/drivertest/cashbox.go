@@ -20,7 +20,7 @@ type cashbox struct {
 
 func (c *cashbox) move(open bool, cause string) {
 	c.mu.Lock()
-	moves := c.open != open && !(c.jammed && cause == MovedCommanded)
+	moves := c.open != open && (!c.jammed || cause != MovedCommanded)
 	if moves {
 		c.open = open
 		c.truth = append(c.truth, Movement{Open: open, Cause: cause, At: c.now()})

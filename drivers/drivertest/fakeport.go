@@ -2,6 +2,7 @@ package drivertest
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"io/fs"
@@ -170,7 +171,7 @@ func (p *FakePort) Serve(ctx context.Context, run func() error) error {
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
-		if err != ErrHungUp {
+		if !errors.Is(err, ErrHungUp) {
 			return err
 		}
 	}

@@ -82,7 +82,7 @@ func (h *Host) Emit(ctx context.Context, kind protocol.Kind, body any, state []b
 			return h.blame(fmt.Errorf("coin event %s: %w", data, err))
 		}
 		if e.Number != int64(len(h.coins)+1) {
-			h.blame(fmt.Errorf("coin event %s is number %d, want %d", data, e.Number, len(h.coins)+1))
+			_ = h.blame(fmt.Errorf("coin event %s is number %d, want %d", data, e.Number, len(h.coins)+1))
 		}
 		h.coins = append(h.coins, e)
 	case protocol.KindDevice:

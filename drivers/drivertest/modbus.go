@@ -223,11 +223,9 @@ func (u *ModbusCounter) obey(function byte, p []byte) ([]byte, byte) {
 			return nil, illegalValue
 		}
 		for i := range n {
-			bank, value := modbusHolding, uint16(0)
+			bank, value := modbusCoil, uint16(values[i/8]>>(i%8)&1)
 			if function == 16 {
-				value = binary.BigEndian.Uint16(values[2*i:])
-			} else {
-				bank, value = modbusCoil, uint16(values[i/8]>>(i%8)&1)
+				bank, value = modbusHolding, binary.BigEndian.Uint16(values[2*i:])
 			}
 			if exception := u.write(bank, first+uint16(i), value); exception != 0 {
 				return nil, exception

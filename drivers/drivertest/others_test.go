@@ -233,10 +233,13 @@ type toyCoinState struct {
 
 func (d *toyCoins) Run(ctx context.Context, host drivers.Host) error {
 	return d.hold(ctx, func(port serialport.Port) error {
-		state, known := toyCoinState{}, false
-		if kept, err := host.State(); err != nil {
+		var state toyCoinState
+		kept, err := host.State()
+		if err != nil {
 			return err
-		} else if known = kept != nil; known {
+		}
+		known := kept != nil
+		if known {
 			if err := json.Unmarshal(kept, &state); err != nil {
 				return err
 			}

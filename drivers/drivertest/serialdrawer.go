@@ -175,7 +175,7 @@ func (d *SerialDrawer) obey() {
 		}
 		was, now := d.outputs, s.outputs
 		d.outputs = now
-		if now.DTR && now.RTS && !(was.DTR && was.RTS) {
+		if now.DTR && now.RTS && (!was.DTR || !was.RTS) {
 			d.since = time.Now()
 		}
 		if d.coil(now) == d.coil(was) {

@@ -73,12 +73,12 @@ func BehindTap(setting string, opts TapTillOptions) func(t testing.TB, spec driv
 		done := make(chan struct{})
 		go func() {
 			defer close(done)
-			pty.Serve(ctx, func() error { return till.Run(ctx, pty) })
+			_ = pty.Serve(ctx, func() error { return till.Run(ctx, pty) })
 		}()
 		t.Cleanup(func() {
 			cancel()
 			<-done
-			pty.Close()
+			_ = pty.Close() // the till has ended
 		})
 		settings := map[string]any{}
 		for name, value := range spec.Settings {

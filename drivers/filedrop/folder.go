@@ -56,7 +56,7 @@ func list(root *os.Root, dir string, each func(e fs.DirEntry)) error {
 	if err != nil {
 		return err
 	}
-	defer f.Close()
+	defer f.Close() //nolint:errcheck // it was only read
 	for {
 		entries, err := f.ReadDir(1000)
 		for _, e := range entries {
@@ -78,7 +78,7 @@ func (d *Drop) round(ctx context.Context, host drivers.Host) (more bool, err err
 	if err != nil {
 		return false, err
 	}
-	defer root.Close()
+	defer root.Close() //nolint:errcheck // it was only read
 	if err := d.resume(root); err != nil {
 		return false, err
 	}

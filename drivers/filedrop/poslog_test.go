@@ -130,9 +130,11 @@ func TestEncodingsOfXML(t *testing.T) {
 	}
 }
 
+const noon = `<EndDateTime>2026-11-21T12:00:00</EndDateTime>`
+
 // one is a POSLog of one transaction, with what is put into its RetailTransaction.
-func one(header, retail string) string {
-	return `<POSLog><Transaction><RetailStoreID>0001</RetailStoreID><WorkstationID>4</WorkstationID><SequenceNumber>1</SequenceNumber><CurrencyCode>SEK</CurrencyCode>` + header +
+func one(retail string) string {
+	return `<POSLog><Transaction><RetailStoreID>0001</RetailStoreID><WorkstationID>4</WorkstationID><SequenceNumber>1</SequenceNumber><CurrencyCode>SEK</CurrencyCode>` + noon +
 		`<RetailTransaction>` + retail + `</RetailTransaction></Transaction></POSLog>`
 }
 
@@ -141,30 +143,29 @@ func lineItem(n int, attrs, body string) string {
 }
 
 func TestWaysOfTills(t *testing.T) {
-	const noon = `<EndDateTime>2026-11-21T12:00:00</EndDateTime>`
 	coffee := `<Sale><ItemID>4711</ItemID><ExtendedAmount>50.00</ExtendedAmount><Quantity>1</Quantity></Sale>`
 	cash := func(amount string) string {
 		return lineItem(9, "", `<Tender TenderType="Cash"><Amount>`+amount+`</Amount></Tender>`)
 	}
 	grand := func(amount string) string { return `<Total TotalType="TransactionGrandAmount">` + amount + `</Total>` }
 	for _, tt := range []struct{ name, text, want string }{
-		{"a struck line that names the one it strikes", one(noon, lineItem(1, "", coffee)+lineItem(2, "", coffee)+lineItem(3, `VoidFlag="true"`, strings.Replace(coffee, "<Quantity>", "<ItemLink>1</ItemLink><Quantity>", 1))+cash("50.00")+grand("50.00")),
+		{"a struck line that names the one it strikes", one(lineItem(1, "", coffee) + lineItem(2, "", coffee) + lineItem(3, `VoidFlag="true"`, strings.Replace(coffee, "<Quantity>", "<ItemLink>1</ItemLink><Quantity>", 1)) + cash("50.00") + grand("50.00")),
 			"1 sale 5000; sale 4711 1000 = 5000 off 0 vat 0 struck; sale 4711 1000 = 5000 off 0 vat 0; sale 4711 1000 = 5000 off 0 vat 0 struck; cash 5000"},
-		{"an exchange", one(noon, lineItem(1, "", coffee)+lineItem(2, "", strings.NewReplacer("<Sale>", "<Return>", "</Sale>", "</Return>", "50.00", "20.00").Replace(coffee))+cash("30.00")+grand("30.00")),
+		{"an exchange", one(lineItem(1, "", coffee) + lineItem(2, "", strings.NewReplacer("<Sale>", "<Return>", "</Sale>", "</Return>", "50.00", "20.00").Replace(coffee)) + cash("30.00") + grand("30.00")),
 			"1 sale 3000; sale 4711 1000 = 5000 off 0 vat 0; return 4711 -1000 = -2000 off 0 vat 0; cash 3000"},
-		{"a return with negative amounts", one(noon, lineItem(1, "", `<Return><ItemID>4711</ItemID><ExtendedAmount>-50.00</ExtendedAmount><Quantity>-1</Quantity></Return>`)+cash("-50.00")+grand("-50.00")),
+		{"a return with negative amounts", one(lineItem(1, "", `<Return><ItemID>4711</ItemID><ExtendedAmount>-50.00</ExtendedAmount><Quantity>-1</Quantity></Return>`) + cash("-50.00") + grand("-50.00")),
 			"1 return -5000; return 4711 -1000 = -5000 off 0 vat 0; cash -5000"},
-		{"0.42 of a piece", one(noon, lineItem(1, "", strings.Replace(coffee, "<Quantity>1", `<Quantity UnitOfMeasureCode="EA">0.42`, 1))+cash("50.00")),
+		{"0.42 of a piece", one(lineItem(1, "", strings.Replace(coffee, "<Quantity>1", `<Quantity UnitOfMeasureCode="EA">0.42`, 1)) + cash("50.00")),
 			"1 sale 5000; sale 4711 420 = 5000 off 0 vat 0; cash 5000"},
-		{"rounding down, total before it", one(noon, lineItem(1, "", strings.Replace(coffee, "50.00", "49.60", 1))+lineItem(2, "", `<Tender TenderType="Cash"><Amount>50.00</Amount><Rounding>0.40</Rounding></Tender>`)+grand("49.60")),
+		{"rounding down, total before it", one(lineItem(1, "", strings.Replace(coffee, "50.00", "49.60", 1)) + lineItem(2, "", `<Tender TenderType="Cash"><Amount>50.00</Amount><Rounding>0.40</Rounding></Tender>`) + grand("49.60")),
 			"1 sale 5000 rounded 40; sale 4711 1000 = 4960 off 0 vat 0; cash 5000"},
-		{"rounding, total behind it", one(noon, lineItem(1, "", strings.Replace(coffee, "50.00", "50.40", 1))+lineItem(2, "", `<Tender TenderType="Cash"><Amount>50.00</Amount><Rounding>0.40</Rounding></Tender>`)+grand("50.00")),
+		{"rounding, total behind it", one(lineItem(1, "", strings.Replace(coffee, "50.00", "50.40", 1)) + lineItem(2, "", `<Tender TenderType="Cash"><Amount>50.00</Amount><Rounding>0.40</Rounding></Tender>`) + grand("50.00")),
 			"1 sale 5000 rounded -40; sale 4711 1000 = 5040 off 0 vat 0; cash 5000"},
-		{"a price and no amount", one(noon, lineItem(1, "", `<Sale><ItemID>2</ItemID><ActualSalesUnitPrice>39.90</ActualSalesUnitPrice><Quantity UnitOfMeasureCode="KGM">0.425</Quantity></Sale>`)+cash("16.96")),
+		{"a price and no amount", one(lineItem(1, "", `<Sale><ItemID>2</ItemID><ActualSalesUnitPrice>39.90</ActualSalesUnitPrice><Quantity UnitOfMeasureCode="KGM">0.425</Quantity></Sale>`) + cash("16.96")),
 			"1 sale 1696; sale 2 425kgm = 1696 off 0 vat 0; cash 1696"},
-		{"nothing at all", one(noon, ""), "1 control empty"},
-		{"a suspended sale", strings.Replace(one(noon, lineItem(1, "", coffee)), "<RetailTransaction>", `<RetailTransaction TransactionStatus="Suspended">`, 1), "1 control suspended; sale 4711 1000 = 5000 off 0 vat 0"},
-		{"a gift card and a deposit", one(noon, lineItem(1, "", `<GiftCertificate><FaceValueAmount>100.00</FaceValueAmount></GiftCertificate>`)+lineItem(2, "", `<Deposit><Amount>2.00</Amount></Deposit>`)+cash("102.00")),
+		{"nothing at all", one(""), "1 control empty"},
+		{"a suspended sale", strings.Replace(one(lineItem(1, "", coffee)), "<RetailTransaction>", `<RetailTransaction TransactionStatus="Suspended">`, 1), "1 control suspended; sale 4711 1000 = 5000 off 0 vat 0"},
+		{"a gift card and a deposit", one(lineItem(1, "", `<GiftCertificate><FaceValueAmount>100.00</FaceValueAmount></GiftCertificate>`) + lineItem(2, "", `<Deposit><Amount>2.00</Amount></Deposit>`) + cash("102.00")),
 			"1 sale 10200; sale giftCard 1000 = 10000 off 0 vat 0 giftCard; sale deposit 1000 = 200 off 0 vat 0 deposit; cash 10200"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

@@ -159,7 +159,7 @@ func (d *Drop) walk(ctx context.Context, root *os.Root, at string, info os.FileI
 	if err != nil {
 		return nil, err
 	}
-	defer file.Close()
+	defer file.Close() //nolint:errcheck // it was only read
 	src := open(ctx, file)
 	src.rehearsal = rehearsal
 	defer func() {

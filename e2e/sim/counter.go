@@ -34,10 +34,8 @@ type gauge struct {
 	lines  []byte // that the driver has not read
 }
 
-func (p *pc) addCounter(id string, m meter) *gauge {
-	g := &gauge{pc: p, id: id, meter: m}
-	p.counters = append(p.counters, g)
-	return g
+func (p *pc) addCounter(id string, m meter) {
+	p.counters = append(p.counters, &gauge{pc: p, id: id, meter: m})
 }
 
 // counterSettings are those of every counter.

@@ -256,7 +256,7 @@ func (c *checker) missed(e *entry) bool {
 func (s *store) undisturbed() bool {
 	p := s.pc
 	badClock := p.lostTime || s.badClock
-	return s.copy == nil && len(p.taints) == 0 && !p.revoked && !s.newRule && !(badClock && s.shop.Counters > 0) && !s.w.trimmed()
+	return s.copy == nil && len(p.taints) == 0 && !p.revoked && !s.newRule && (!badClock || s.shop.Counters == 0) && !s.w.trimmed()
 }
 
 // traded says that each till of a store has sold something on a day.

@@ -138,10 +138,8 @@ type sale struct {
 	entry *entry // in the book, once it is accepted
 }
 
-func (p *pc) addTill(name string) *till {
-	t := &till{pc: p, name: name, token: "the-secret-of-till-" + name, r: p.w.random("till "+p.name+"/"+name, 0)}
-	p.tills = append(p.tills, t)
-	return t
+func (p *pc) addTill(name string) {
+	p.tills = append(p.tills, &till{pc: p, name: name, token: "the-secret-of-till-" + name, r: p.w.random("till "+p.name+"/"+name, 0)})
 }
 
 // sell rings up the next transaction.

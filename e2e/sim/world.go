@@ -12,8 +12,6 @@ import (
 	"math/rand/v2"
 	"os"
 	"time"
-
-	"github.com/storelay/storelay/protocol"
 )
 
 // chain is the chain of shops.
@@ -246,6 +244,3 @@ func (w *world) undelivered() string {
 	}
 	return w.relay.undelivered()
 }
-
-// today is the business day of a store at an instant, as head office has it.
-func (w *world) today(s *store, t time.Time) protocol.Day { return s.rule().Day(t) }

@@ -48,11 +48,12 @@ func (c *rowCheck) claim(p *entry) {
 	default:
 		return
 	}
-	if p.table == "duplicates" {
+	switch p.table {
+	case "duplicates":
 		if r.Kind == protocol.KindTransaction {
 			it.receipt = receiptOf(r.Body)
 		}
-	} else if p.table == "records" {
+	case "records":
 		it.entry.record, it.entry.hash = nil, nil // it may be much
 	}
 	c.claims = append(c.claims, it)

@@ -53,10 +53,10 @@ func (h *house) unbook(pos, last int) {
 }
 
 // duplicate moves a sale to the duplicates.
-func (h *house) duplicate(pos, last int, reason string) {
+func (h *house) duplicate(pos int, reason string) {
 	h.t.Helper()
 	r, stream, hash := h.take(pos)
-	h.unbook(pos, last)
+	h.unbook(pos, 22)
 	h.sql("INSERT INTO duplicates (chain, stream, seq, hash, reason, record) VALUES (1, $1, $2, $3, $4, $5)", stream, int64(r.Seq), hash, reason, r.AppendJSON(nil))
 }
 
@@ -66,10 +66,10 @@ func TestBEY10ARecordMovedToTheDuplicatesIsNamed(t *testing.T) {
 		do   func(h *house)
 		find []string
 	}{
-		"a sale": {func(h *house) { h.duplicate(19, 22, "came before") },
+		"a sale": {func(h *house) { h.duplicate(19, "came before") },
 			[]string{e2 + "record 2: missing: is a duplicate of transaction 0001/1/2026-03-02/7, and that has not its content, or is not there"}},
 		"a sale that says that it came in a later epoch": {func(h *house) {
-			h.duplicate(19, 22, "came before in a later epoch")
+			h.duplicate(19, "came before in a later epoch")
 			r := protocol.Record{}
 			h.tamper("SELECT record FROM duplicates WHERE seq = 2", "UPDATE duplicates SET record = $1 WHERE seq = 2", func(text []byte) []byte {
 				if err := json.Unmarshal(text, &r); err != nil {
@@ -80,10 +80,10 @@ func TestBEY10ARecordMovedToTheDuplicatesIsNamed(t *testing.T) {
 			content := r.ContentHash()
 			h.sql("INSERT INTO resent (chain, store, agent, epoch, seq, sha256) VALUES (1, '0001', 'pc', $1, 2, $2)", string(epochOf(2)), content[:])
 		}, []string{e2 + "record 2: missing", e2 + "record 2: inserted: the table of what came again speaks of it"}},
-		"a sale that had come again": {func(h *house) { h.duplicate(20, 22, "accepted first as") },
+		"a sale that had come again": {func(h *house) { h.duplicate(20, "accepted first as") },
 			[]string{e2 + "record 5: missing: is a duplicate of record 15 of epoch 00000000000000000000000000000001, and that does not stand there"}},
 		"the same, with its first place forgotten": {func(h *house) {
-			h.duplicate(20, 22, "accepted first as")
+			h.duplicate(20, "accepted first as")
 			h.sql("DELETE FROM resent")
 		}, []string{e2 + "record 5: missing"}},
 		"a count of people": {func(h *house) {

@@ -56,10 +56,10 @@ func (s *storeAudit) voids(ctx context.Context) error {
 // waiting looks at what came beside its stream, and waits in quarantine.
 func (s *storeAudit) waiting(ctx context.Context) error {
 	type row struct {
-		id          int64
-		agent       string
-		epoch       protocol.Epoch
-		kind, cause string
+		id    int64
+		agent string
+		epoch protocol.Epoch
+		cause string
 		entry
 	}
 	for last := int64(0); ; {
@@ -146,7 +146,7 @@ func (s *storeAudit) daysOfHoles(ctx context.Context) error {
 			if !g.moved() || g.first == 1 {
 				continue
 			}
-			day := ""
+			var day string
 			before, err := s.entries(ctx, st, g.first-1, g.first-1)
 			if err != nil {
 				return err
