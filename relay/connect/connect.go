@@ -163,7 +163,6 @@ func (r *Runner) States(ctx context.Context) ([]State, error) {
 		return nil, fmt.Errorf("read head: %w", err)
 	}
 	for _, l := range r.lines {
-		s := l.state()
 		cursor, err := r.opts.Ledger.Cursor(ctx, r.opts.Chain, l.config.Name)
 		if err != nil && !errors.Is(err, ledger.ErrNotFound) {
 			return nil, fmt.Errorf("read cursor of %s: %w", l.config.Name, err)
@@ -172,6 +171,7 @@ func (r *Runner) States(ctx context.Context) ([]State, error) {
 		if err != nil {
 			return nil, fmt.Errorf("read dead letters of %s: %w", l.config.Name, err)
 		}
+		s := l.state() // behind the cursor, so that what it says is delivered counts
 		s.Head, s.DeadLetters = head, len(letters)
 		s.Cursor = carry(cursor, head, incarnation).Pos
 		if s.Lag, err = r.opts.Ledger.CountRecords(ctx, r.opts.Chain, s.Cursor, mostLag); err != nil {
