@@ -9,6 +9,8 @@ package drivers
 
 import (
 	"context"
+	"encoding/json"
+	"fmt"
 	"time"
 
 	"github.com/storelay/storelay/protocol"
@@ -112,6 +114,20 @@ type Host interface {
 	Note(what string)
 	// Now is the time; drivers use no other clock.
 	Now() time.Time
+}
+
+// LoadState reads what host keeps for the driver, as JSON. Without any, state stays as it is; what
+// cannot be read leaves it zero, and is noted.
+func LoadState[T any](host Host, state *T, note string) error {
+	stored, err := host.State()
+	if err != nil {
+		return fmt.Errorf("read state: %w", err)
+	}
+	if len(stored) > 0 && json.Unmarshal(stored, state) != nil {
+		host.Note(note)
+		*state = *new(T)
+	}
+	return nil
 }
 
 // A Fault is an error about a device, with a hint for the person in the shop.

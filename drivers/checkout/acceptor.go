@@ -92,15 +92,8 @@ func (d *CoinAcceptor) load(host drivers.Host) error {
 	if d.loaded {
 		return nil
 	}
-	stored, err := host.State()
-	if err != nil {
-		return fmt.Errorf("read state: %w", err)
-	}
-	if len(stored) > 0 {
-		if err := json.Unmarshal(stored, &d.purse.state); err != nil {
-			host.Note("stored state is unreadable")
-			d.purse.state = purseState{}
-		}
+	if err := drivers.LoadState(host, &d.purse.state, "stored state is unreadable"); err != nil {
+		return err
 	}
 	d.loaded = true
 	return nil

@@ -258,16 +258,12 @@ func of(name string) string {
 type parts struct{ all map[string]json.RawMessage }
 
 func newParts(host drivers.Host) (*parts, error) {
-	stored, err := host.State()
-	if err != nil {
-		return nil, fmt.Errorf("read state: %w", err)
+	p := &parts{}
+	if err := drivers.LoadState(host, &p.all, unreadable); err != nil {
+		return nil, err
 	}
-	p := &parts{all: map[string]json.RawMessage{}}
-	if len(stored) > 0 {
-		if err := json.Unmarshal(stored, &p.all); err != nil {
-			host.Note("stored state is unreadable, counting from a new baseline")
-			p.all = map[string]json.RawMessage{}
-		}
+	if p.all == nil {
+		p.all = map[string]json.RawMessage{}
 	}
 	return p, nil
 }

@@ -3,7 +3,6 @@ package counter
 import (
 	"context"
 	"encoding/json"
-	"fmt"
 	"math"
 	"time"
 
@@ -11,6 +10,8 @@ import (
 	"github.com/storelay/storelay/drivers/serialport"
 	"github.com/storelay/storelay/protocol"
 )
+
+const unreadable = "stored state is unreadable, counting from a new baseline"
 
 // DefaultInterval is the time that one FootfallCount covers.
 const DefaultInterval = time.Minute
@@ -67,17 +68,10 @@ func (t *tally) open(host drivers.Host) error {
 	if t.loaded {
 		return nil
 	}
-	stored, err := host.State()
-	if err != nil {
-		return fmt.Errorf("read state: %w", err)
+	if err := drivers.LoadState(host, &t.state, unreadable); err != nil {
+		return err
 	}
 	t.pending = Delta{Quality: protocol.QualityOK}
-	if len(stored) > 0 {
-		if err := json.Unmarshal(stored, &t.state); err != nil {
-			host.Note("stored state is unreadable, counting from a new baseline")
-			t.state = State{}
-		}
-	}
 	t.from = t.state.To
 	if t.from.IsZero() || t.from.After(now) {
 		t.from = now

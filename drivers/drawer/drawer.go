@@ -148,15 +148,8 @@ func (d *drawer) load(host drivers.Host) error {
 	if d.loaded {
 		return nil
 	}
-	stored, err := host.State()
-	if err != nil {
-		return fmt.Errorf("read state: %w", err)
-	}
-	if len(stored) > 0 {
-		if err := json.Unmarshal(stored, &d.machine.state); err != nil {
-			host.Note("stored state is unreadable")
-			d.machine.state = State{}
-		}
+	if err := drivers.LoadState(host, &d.machine.state, "stored state is unreadable"); err != nil {
+		return err
 	}
 	d.loaded = true
 	return nil
